@@ -1,0 +1,26 @@
+"""anima: agents that perceive, dream, learn and act by settling energy, with no backward pass.
+
+A circuit settles under clamps; what is clamped is the question, where it settles is the answer,
+and what remains unsettled is the surprise that drives learning and action.
+"""
+
+from anima.circuit.hopfield import Hopfield as Hopfield
+from anima.circuit.ngc import NGC as NGC
+from anima.circuit.predictive import Predictive as Predictive
+from anima.core.errors import InputError as InputError
+from anima.core.types import Equilibrium as Equilibrium
+from anima.core.types import Result as Result
+from anima.learn.assigners import Backprop as Backprop
+from anima.learn.assigners import EquilibriumPropagation as EquilibriumPropagation
+from anima.learn.assigners import NGCRule as NGCRule
+from anima.learn.assigners import PredictiveCoding as PredictiveCoding
+from anima.learn.costs import CrossEntropy as CrossEntropy
+from anima.learn.costs import SquaredError as SquaredError
+from anima.learn.learner import Learner as Learner
+from anima.learn.optimisers import optimiser as optimiser
+from anima.settle.settle import settle as settle
+from anima.settle.settle import trace as trace
+from anima.settle.solvers import Anderson as Anderson
+from anima.settle.solvers import Euler as Euler
+from anima.settle.solvers import EvenOdd as EvenOdd
+from anima.settle.solvers import Momentum as Momentum

@@ -1,0 +1,1 @@
+"""WHAT settles: circuits, their energies, forces and local plasticity."""

@@ -1,0 +1,252 @@
+"""Neural generative coding: predictions descend, errors ascend through synapses of their own.
+
+For node l with prediction zbar^l from its parents, and children l-1 (Ororbia and Kifer, 2022):
+
+    zbar^l = g( sum phi(z_parent) W + b )
+    e^l    = (phi(z^l) - zbar^l) / (2 beta_e)              or z^l - zbar^l, `rate_error=False`
+    d^l    = -e^l + sum_children e^child E                  both times phi'(z^l) if `gate`
+    force  = -gamma_v z^l + d^l - phi(z^l) V - lambda sign(z^l)
+    dW = phi(z_parent)^T e^l (*) M_W,    dE = gamma_e dW^T (*) M_E
+
+Without the gate no derivative of phi is needed and E is not W^T: the local form. With the gate,
+E = W^T and no lateral term, the force is exactly minus the gradient of the energy.
+"""
+
+from collections.abc import Sequence
+from typing import Self
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from anima.circuit.circuit import AbstractCircuit
+from anima.circuit.graph import AbstractSynapse, Dense, Node, chain, check_nodes, colouring, draw, edge, edges
+from anima.core.errors import InputError, check_positive
+from anima.core.functions import Activation, identity
+from anima.core.functions import activation as named
+from anima.core.types import Scalar, State
+
+
+class NGC(AbstractCircuit):
+    """An NGC circuit on any DAG; predictions run from parents to children, `input` to `output`.
+
+    - `nodes`: parents before children.
+    - `synapses`: `"parent->child"`, the generative W.
+    - `feedback`: `"parent->child"` to the error synapse E that runs back, child to parent.
+      Empty: the transpose of W is used (Rao and Ballard's t1).
+    - `biases`: node name to bias; empty in the paper's form.
+    - `lateral`: node name to V, units to units, fixed.
+    - `beta_e`, `leak` (gamma_v), `gamma_e`, `laplace` (lambda): see the module's formulas.
+    - `rate_error`, `gate`: which error, and whether phi' (and g') multiply what passes them.
+    - `modulate`: synaptic scaling, M_ij = min(2 m_j / max m, 1) with m_j = sum_i |W_ij|.
+    - `bound`: columns of every synapse are clipped to this norm after a learning step.
+    """
+
+    nodes: tuple[Node, ...] = eqx.field(static=True)
+    synapses: dict[str, AbstractSynapse]
+    feedback: dict[str, AbstractSynapse]
+    biases: dict[str, Float[Array, "..."]]
+    lateral: State = eqx.field(default_factory=dict)
+    beta_e: float = 0.5
+    leak: float = 0.001
+    gamma_e: float = 0.95
+    laplace: float = 0.0
+    rate_error: bool = eqx.field(static=True, default=True)
+    gate: bool = eqx.field(static=True, default=False)
+    modulate: bool = eqx.field(static=True, default=False)
+    bound: float | None = None
+    gain: State = eqx.field(default_factory=dict)
+
+    def __check_init__(self):
+        check_nodes(self.nodes)
+        if self.feedback and set(self.feedback) != set(self.synapses):
+            raise InputError("feedback must name every synapse, or none (then W^T is used)")
+        check_positive("NGC", beta_e=self.beta_e, bound=self.bound)
+
+    @classmethod
+    def mlp(
+        cls,
+        sizes: Sequence[int],
+        *,
+        activation: str | Activation = "tanh",
+        output: str | Activation = "identity",
+        sigma: float | None = 0.05,
+        tied: bool = False,
+        bias: bool = False,
+        group: int = 0,
+        alpha: float = 0.15,
+        beta_lat: float = 0.1,
+        key: PRNGKeyArray,
+        **options,
+    ) -> Self:
+        """`input` -> `h1` -> ... -> `output`: the chain of the papers, z^L = input, z^0 = output.
+
+        **Arguments:** `sizes`, units per node, top (`input`) first; `activation`, the hidden phi;
+        `output`, the transfer g of the output node; `sigma`, standard deviation of the initial
+        W and E (`None`: 1/sqrt(n_pre)); `tied`, feed errors back through W^T; `bias`;
+        `group`: hidden units inhibit each other in groups of this many, with self-inhibition
+        `alpha` and strength `beta_lat` (0: no lateral synapses); `key`; `options`, the fields of
+        the class (`beta_e`, `leak`, `gamma_e`, `laplace`, `rate_error`, `gate`, `modulate`,
+        `bound`).
+
+        **Raises:** `InputError` for bad sizes, activations, groups or coefficients.
+        """
+        *inner, last = chain(sizes, named(activation), identity)
+        nodes = (*inner, Node(last.name, last.shape, last.parents, identity, named(output)))
+
+        def sample(key, shape):
+            spread = 1 / jnp.sqrt(shape[0]) if sigma is None else sigma
+            return jax.random.normal(key, shape) * spread
+
+        forward, backward = jax.random.split(key)
+        synapses = draw(nodes, sample, key=forward)
+        mirrored = draw(nodes, sample, key=backward)
+        return cls(
+            nodes=nodes,
+            synapses=synapses,
+            feedback={} if tied else {n: Dense(s.weight.T) for n, s in mirrored.items()},
+            biases={n.name: jnp.zeros(n.shape) for n in nodes if n.parents} if bias else {},
+            lateral={n.name: lateral(n, group, alpha, beta_lat) for n in inner[1:]} if group else {},
+            **options,
+        )
+
+    def drive(self, name: str, state: State) -> Float[Array, "..."]:
+        """sum_parents phi(z_parent) W + b: what g turns into the prediction zbar."""
+        total = self.biases[name] if name in self.biases else jnp.zeros(self.node(name).shape)
+        for parent in self.node(name).parents:
+            total = total + self.synapses[edge(parent, name)](self._rate(parent, state))
+        return total
+
+    def prediction(self, name: str, state: State) -> Float[Array, "..."]:
+        """zbar = g(drive), of the node's shape."""
+        return self.node(name).transfer(self.drive(name, state))
+
+    def errors(self, state: State) -> State:
+        """e^l for every node that has parents."""
+        return {
+            node.name: (self._represented(node, state) - self.prediction(node.name, state))
+            / (2 * self.beta_e)
+            for node in self.nodes
+            if node.parents
+        }
+
+    def discrepancy(self, state: State) -> Scalar:
+        """Total discrepancy, ToD = sum_l |e^l|^2."""
+        return sum((jnp.sum(e**2) for e in self.errors(state).values()), jnp.zeros(()))
+
+    def energy(self, state: State) -> Scalar:
+        """beta_e ToD + gamma_v/2 |z|^2 + lambda |z|_1: what the gated form descends exactly."""
+        activity = jnp.concatenate([z.ravel() for z in state.values()])
+        prior = self.leak * jnp.sum(activity**2) / 2 + self.laplace * jnp.sum(jnp.abs(activity))
+        return self.beta_e * self.discrepancy(state) + prior
+
+    def force(self, state: State) -> State:
+        """-gamma_v z + d - phi(z) V - lambda sign(z); see the module's formulas."""
+        errors = self.errors(state)
+        passed = self._passed(errors, state)
+        return {node.name: self._force(node, state, errors, passed) for node in self.nodes}
+
+    def synaptic_energy(self, state: State) -> Scalar:
+        """-sum <phi W (*) M_W, e> - gamma_e sum <e E (*) M_E, phi>, with phi and e held.
+
+        Its gradient is -dW and -dE of the module's formulas.
+        """
+        held = jax.lax.stop_gradient(self)
+        passed = held._passed(held.errors(state), state)
+        total = jnp.zeros(())
+        for parent, child in edges(self.nodes):
+            name, rate = edge(parent, child), held._rate(parent, state)
+            total = total - jnp.sum(self._modulated(self.synapses[name])(rate) * passed[child])
+            if self.feedback:
+                back = self._modulated(self.feedback[name])(passed[child])
+                total = total - self.gamma_e * jnp.sum(back * rate)
+        for name, bias in self.biases.items():
+            total = total - jnp.sum(bias * passed[name])
+        return total
+
+    def start(self, clamp: State) -> State:
+        """The ancestral projection: each free node at its prediction."""
+        self.check_clamp(clamp)
+        state: State = {}
+        for node in self.nodes:
+            given = node.name in clamp
+            state[node.name] = clamp[node.name] if given else self.prediction(node.name, state)
+        return state
+
+    def blocks(self) -> tuple[tuple[str, ...], ...]:
+        return colouring(self.nodes, moral=True)
+
+    def normalise(self) -> Self:
+        """The circuit with every synapse's columns clipped to norm `bound`."""
+        if self.bound is None:
+            return self
+        clip = lambda synapses: jax.tree.map(lambda w: _clip_columns(w, self.bound), synapses)
+        both = lambda c: (c.synapses, c.feedback)
+        return eqx.tree_at(both, self, (clip(self.synapses), clip(self.feedback)))
+
+    def _rate(self, name: str, state: State) -> Float[Array, "..."]:
+        return self.sent(name, self.node(name).activation(state[name]))
+
+    def _represented(self, node: Node, state: State) -> Float[Array, "..."]:
+        return node.activation(state[node.name]) if self.rate_error else state[node.name]
+
+    def _passed(self, errors: State, state: State) -> State:
+        """Errors as the synapses see them: through g' if gated."""
+        if not self.gate:
+            return errors
+        return {
+            name: _times_slope(self.node(name).transfer, self.drive(name, state), error)
+            for name, error in errors.items()
+        }
+
+    def _force(self, node: Node, state: State, errors: State, passed: State) -> Float[Array, "..."]:
+        z = state[node.name]
+        own = -errors[node.name] if node.name in errors else jnp.zeros_like(z)
+        heard = jnp.zeros_like(z)
+        for child in self.nodes:
+            if node.name in child.parents:
+                heard = heard + self._back(node, child, state, passed[child.name])
+        if self.gate:
+            heard = _times_slope(node.activation, z, self.sent(node.name, heard))
+            own = _times_slope(node.activation, z, own) if self.rate_error else own
+        force = own + heard - self.leak * z - self.laplace * jnp.sign(z)
+        if node.name in self.lateral:
+            force = force - node.activation(z) @ jax.lax.stop_gradient(self.lateral[node.name])
+        return force
+
+    def _back(self, parent: Node, child: Node, state: State, error) -> Float[Array, "..."]:
+        name = edge(parent.name, child.name)
+        if self.feedback:
+            return self.feedback[name](error)
+        return jax.vjp(self.synapses[name], state[parent.name])[1](error)[0]
+
+    def _modulated(self, synapse: AbstractSynapse) -> AbstractSynapse:
+        if not self.modulate:
+            return synapse
+        return jax.tree.map(lambda w: w * jax.lax.stop_gradient(modulation(w)), synapse)
+
+
+def modulation(weight: Float[Array, "pre post"]) -> Float[Array, " post"]:
+    """M_j = min(2 m_j / max_j m_j, 1), m_j = sum_i |W_ij|: strong columns learn at full rate."""
+    mass = jnp.sum(jnp.abs(weight), axis=tuple(range(weight.ndim - 1)))
+    return jnp.minimum(2 * mass / jnp.maximum(jnp.max(mass), jnp.finfo(weight.dtype).tiny), 1)
+
+
+def lateral(node: Node, group: int, alpha: float, beta_lat: float) -> Float[Array, "n n"]:
+    """V: `alpha` on the diagonal, `beta_lat` between units of one group, 0 elsewhere."""
+    (size,) = node.shape
+    if group < 1 or size % group:
+        raise InputError(f"lateral group {group} must divide the {size} units of {node.name!r}")
+    block = jnp.full((group, group), beta_lat) + jnp.eye(group) * (alpha - beta_lat)
+    return jnp.kron(jnp.eye(size // group), block)
+
+
+def _clip_columns(weight: Float[Array, "pre post"], bound: float) -> Float[Array, "pre post"]:
+    norm = jnp.sqrt(jnp.sum(weight**2, axis=tuple(range(weight.ndim - 1)), keepdims=True))
+    return weight * jnp.minimum(1, bound / jnp.maximum(norm, jnp.finfo(weight.dtype).tiny))
+
+
+def _times_slope(function: Activation, at, vector):
+    """vector * function'(at), for an elementwise function."""
+    return jax.jvp(function, (at,), (vector,))[1]

@@ -1,0 +1,1 @@
+"""The words every layer speaks: names and types, result messages, arithmetic on states."""

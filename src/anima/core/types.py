@@ -1,0 +1,60 @@
+"""The vocabulary: what a state, a clamp and a cost are, and how a settling can end."""
+
+import enum
+from collections.abc import Callable
+
+import equinox as eqx
+from jaxtyping import Array, Float, Int
+
+State = dict[str, Float[Array, "..."]]
+"""Node name -> the activity of ONE example (batches come from `jax.vmap`)."""
+
+Scalar = Float[Array, ""]
+
+Cost = Callable[[Float[Array, "..."]], Scalar]
+"""Any differentiable function of the output node's activity, for one example."""
+
+
+class Result(enum.IntEnum):
+    """How a settling ended. `Equilibrium.result` holds one of these as an integer array."""
+
+    CONVERGED = 0
+    MAX_STEPS = 1
+    NONFINITE = 2
+
+    @property
+    def message(self) -> str:
+        """What happened and what to do about it, in one line."""
+        return _MESSAGES[self]
+
+
+_MESSAGES = {
+    Result.CONVERGED: "settled: the largest free force is within tol",
+    Result.MAX_STEPS: "still moving after max_steps: raise max_steps or tol, or use a faster solver",
+    Result.NONFINITE: "diverged: reduce the solver's dt, the nudge, or the size of the weights",
+}
+
+
+class Equilibrium(eqx.Module):
+    """Where a circuit settled.
+
+    - `state`: every node's activity, clamped ones included.
+    - `energy`: the circuit's own energy there, without the cost.
+    - `residual`: the largest free force, max_i |project(z + force)_i - z_i|. First-class: a
+      contrast of phases estimates a gradient only where this is small.
+    - `steps`: solver steps taken.
+    - `result`: a `Result` code.
+    """
+
+    state: State
+    energy: Scalar
+    residual: Scalar
+    steps: Int[Array, ""]
+    result: Int[Array, ""]
+
+
+def worst(*results: Int[Array, "..."]) -> Int[Array, ""]:
+    """The most serious of several result codes (they are ordered by gravity)."""
+    import jax.numpy as jnp
+
+    return jnp.max(jnp.stack([jnp.max(r) for r in results]))

@@ -1,0 +1,1 @@
+"""HOW it changes: costs, credit assigners, the learner."""

@@ -1,0 +1,104 @@
+"""Optimisers with a learning rate per layer and a schedule, assembled from optax."""
+
+from collections.abc import Callable, Sequence
+
+import equinox as eqx
+import jax
+import optax
+
+from anima.circuit.circuit import AbstractCircuit
+from anima.core.errors import InputError, check_positive, check_range, pick
+
+
+def _cosine(steps: int, per_epoch: int) -> optax.Schedule:
+    return optax.cosine_decay_schedule(1.0, steps)
+
+
+def _exponential(steps: int, per_epoch: int) -> optax.Schedule:
+    return optax.exponential_decay(1.0, per_epoch, 0.99, staircase=True)
+
+
+def _constant(steps: int, per_epoch: int) -> optax.Schedule:
+    return optax.constant_schedule(1.0)
+
+
+RULES: dict[str, Callable[[], optax.GradientTransformation]] = {
+    "sgd": optax.identity,
+    "momentum": lambda: optax.trace(0.9),
+    "adam": optax.scale_by_adam,
+    "rmsprop": optax.scale_by_rms,
+}
+
+SCHEDULES: dict[str, Callable[[int, int], optax.Schedule]] = {
+    "constant": _constant,
+    "cosine": _cosine,
+    "exponential": _exponential,
+}
+
+
+def optimiser(
+    circuit: AbstractCircuit,
+    *,
+    rule: str = "sgd",
+    rate: float | Sequence[float] = 0.1,
+    schedule: str = "constant",
+    decay: float = 0.0,
+    epochs: int = 1,
+    per_epoch: int = 1,
+) -> optax.GradientTransformation:
+    """An optax transformation for the parameters of `circuit`.
+
+    **Arguments:**
+
+    - `rule`: `"sgd"` (the neuron-local one), `"momentum"` (0.9), `"adam"`, `"rmsprop"`.
+    - `rate`: one learning rate, or one per node after the input, in order: a parameter belongs to
+      the node its synapse leads to.
+    - `schedule`: `"constant"`, `"cosine"` (to 0 over all steps), `"exponential"` (x 0.99 an epoch).
+    - `decay`: weight decay, of synapses only, times the current rate.
+    - `epochs`, `per_epoch`: how long the schedule is, in epochs and steps an epoch.
+
+    **Raises:** `InputError` for unknown names, rates that are not positive or too few.
+    """
+    receiving = [node.name for node in circuit.nodes if node.parents]
+    rates = [rate] * len(receiving) if isinstance(rate, int | float) else list(rate)
+    if len(rates) != len(receiving):
+        raise InputError(
+            f"optimiser: {len(rates)} rates for {len(receiving)} layers {receiving}: "
+            "give one rate, or one per layer"
+        )
+    for name, value in zip(receiving, rates, strict=True):
+        check_positive("optimiser", **{f"rate of {name}": value})
+    check_range("optimiser", 0, float("inf"), decay=decay)
+    shape = pick("schedule", schedule, SCHEDULES)(max(epochs * per_epoch, 1), max(per_epoch, 1))
+    return optax.chain(
+        pick("rule", rule, RULES)(),
+        optax.add_decayed_weights(decay, mask=_is_synapse) if decay else optax.identity(),
+        scale_by_layer(dict(zip(receiving, rates, strict=True))),
+        optax.scale_by_learning_rate(shape),
+    )
+
+
+def layer(path: tuple) -> str:
+    """The node that a parameter belongs to: its bias's node, or the child end of its synapse."""
+    names = [entry.key for entry in path if isinstance(entry, jax.tree_util.DictKey)]
+    return names[0].split("->")[-1] if names else ""
+
+
+def scale_by_layer(rates: dict[str, float]) -> optax.GradientTransformation:
+    """Multiplies each update by the rate of the node it belongs to (1 where none is given)."""
+
+    def update(updates, state, params=None):
+        del params
+
+        def scale(path, update):
+            return update * rates.get(layer(path), 1.0)
+
+        return jax.tree_util.tree_map_with_path(scale, updates), state
+
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+
+
+def _is_synapse(updates: AbstractCircuit):
+    return jax.tree_util.tree_map_with_path(
+        lambda path, leaf: eqx.is_inexact_array(leaf) and "->" in str(path), updates
+    )

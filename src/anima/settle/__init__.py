@@ -1,0 +1,1 @@
+"""HOW it settles: the one loop, and the solvers that take its steps."""

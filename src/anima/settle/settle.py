@@ -1,0 +1,156 @@
+"""The one loop: a circuit settles under clamps.
+
+It is a `lax.while_loop`, through which JAX refuses reverse mode: that nothing here is
+backpropagated is kept by the compiler. It is traced once whatever the number of steps.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from anima.circuit.circuit import AbstractCircuit
+from anima.core.hoist import hoist
+from anima.core.types import Cost, Equilibrium, Result, State
+from anima.settle.solvers import AbstractSolver, Euler, Landscape, residual
+
+
+def settle(
+    circuit: AbstractCircuit,
+    clamp: State,
+    *,
+    cost: Cost | None = None,
+    nudge: float | jax.Array = 0.0,
+    solver: AbstractSolver = Euler(),
+    tol: float | jax.Array = 1e-4,
+    max_steps: int | jax.Array = 200,
+    start: State | None = None,
+) -> Equilibrium:
+    """Lets the free nodes of one example settle on E(z) + nudge * cost(z_output).
+
+    **Arguments:**
+
+    - `circuit`: what settles.
+    - `clamp`: node name -> activity, held. What is clamped is the question.
+    - `cost`: a differentiable function of the output node's activity; `nudge`, its strength beta.
+    - `solver`: takes the steps.
+    - `tol`: stop once the largest projected free force is no larger. The Python number 0 means
+      exactly `max_steps` steps, which is cheaper under `vmap` (no example waits for another).
+    - `max_steps`: may be a traced integer; compile time does not depend on it.
+    - `start`: a full state to start from (default: `circuit.start(clamp)`).
+
+    **Returns:** an `Equilibrium`; a divergence is reported in its `result`, never silent.
+
+    Batch with `jax.vmap`: an example that has settled stops moving whatever its neighbours do,
+    so its answer does not depend on its batch.
+    """
+    landscape, free = _landscape(circuit, clamp, cost, nudge, start)
+    fixed = isinstance(tol, int | float) and tol == 0
+
+    def unsettled(loop):
+        _, _, step, met = loop
+        return (step < max_steps) if fixed else (step < max_steps) & (met > tol)
+
+    def advance(loop):
+        free, carry, step, _ = loop
+        free, carry, met = solver.step(landscape, free, carry)
+        return free, carry, step + 1, jnp.zeros_like(met) if fixed else met
+
+    infinite = jnp.full((), jnp.inf, _dtype(free))
+    first = (free, solver.init(landscape, free), jnp.zeros((), jnp.int32), infinite)
+    free, _, steps, _ = lax.while_loop(unsettled, advance, first)
+    return _equilibrium(circuit, clamp, landscape, free, steps, tol)
+
+
+def trace(
+    circuit: AbstractCircuit,
+    clamp: State,
+    *,
+    cost: Cost | None = None,
+    nudge: float | jax.Array = 0.0,
+    solver: AbstractSolver = Euler(),
+    steps: int = 50,
+    start: State | None = None,
+) -> Equilibrium:
+    """Settles as `settle` does and keeps every step, for figures.
+
+    **Arguments:** as `settle`; `steps`, how many to take and keep.
+
+    **Returns:** an `Equilibrium` whose fields have a leading axis of `steps + 1`: the start and
+    the state after each step (`steps` counts them from 0).
+    """
+    landscape, free = _landscape(circuit, clamp, cost, nudge, start)
+
+    def advance(loop, _):
+        free, carry = loop
+        moved, carry, _ = solver.step(landscape, free, carry)
+        return (moved, carry), moved
+
+    _, moved = lax.scan(advance, (free, solver.init(landscape, free)), length=steps)
+    path = jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), free, moved)
+    look = jax.vmap(lambda free, step: _equilibrium(circuit, clamp, landscape, free, step, 0.0))
+    return look(path, jnp.arange(steps + 1, dtype=jnp.int32))
+
+
+def _landscape(
+    circuit: AbstractCircuit,
+    clamp: State,
+    cost: Cost | None,
+    nudge: float | jax.Array,
+    start: State | None,
+) -> tuple[Landscape, State]:
+    """The total force on the free nodes, with all that the clamps decide computed once."""
+    begin = circuit.start(clamp) if start is None else start | clamp
+    free = {name: value for name, value in begin.items() if name not in clamp}
+    nudged = cost is not None and "output" in free
+
+    def force(free: State) -> State:
+        total = circuit.force({**clamp, **free})
+        pull = {name: total[name] for name in free}
+        if nudged:
+            pull["output"] = pull["output"] - nudge * jax.grad(cost)(free["output"])
+        return pull
+
+    def curvature(free: State) -> State:
+        stiff = {name: value for name, value in circuit.curvature().items() if name in free}
+        if nudged:
+            # a pull towards less cost stiffens the node; a push away must not look like it
+            bend = nudge * jnp.diagonal(jax.hessian(cost)(free["output"]))
+            stiff["output"] = stiff["output"] + jnp.maximum(bend, 0)
+        return stiff
+
+    return Landscape(
+        force=hoist(force, free),
+        project=circuit.project,
+        curvature=hoist(curvature, free),
+        blocks=tuple(
+            block for group in circuit.blocks() if (block := tuple(n for n in group if n in free))
+        ),
+    ), free
+
+
+def _equilibrium(
+    circuit: AbstractCircuit,
+    clamp: State,
+    landscape: Landscape,
+    free: State,
+    steps: jax.Array,
+    tol: Any,
+) -> Equilibrium:
+    state = {**clamp, **free}
+    energy = circuit.energy(state)
+    left = residual(landscape, free, landscape.force(free))
+    finite = jnp.isfinite(left) & jnp.isfinite(energy)
+    code = jnp.where(left <= tol, Result.CONVERGED, Result.MAX_STEPS)
+    return Equilibrium(
+        state=state,
+        energy=energy,
+        residual=left,
+        steps=steps,
+        result=jnp.where(finite, code, Result.NONFINITE).astype(jnp.int32),
+    )
+
+
+def _dtype(free: State) -> Any:
+    return jnp.result_type(float, *free.values()) if not free else jnp.result_type(*free.values())
