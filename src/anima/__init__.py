@@ -24,3 +24,5 @@ from anima.settle.solvers import Anderson as Anderson
 from anima.settle.solvers import Euler as Euler
 from anima.settle.solvers import EvenOdd as EvenOdd
 from anima.settle.solvers import Momentum as Momentum
+from anima.run.folder import load as load
+from anima.world.data import load_data as load_data

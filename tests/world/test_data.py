@@ -285,6 +285,11 @@ def test_unknown_names(name: str, said: str) -> None:
     assert said in message(name)
 
 
+def test_a_file_is_not_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(write(tmp_path, {"mine": b""}))
+    assert "no folder 'mine'; name one that holds IDX files" in message("mine")
+
+
 @pytest.mark.parametrize("name", ["mnist", "mine"])
 @pytest.mark.parametrize("bad", ["gone", "", __file__])
 def test_missing_folders(
@@ -357,6 +362,11 @@ def _with(where: tuple[int, ...], value: float) -> np.ndarray:
     ("part", "content", "said"),
     [
         ("train-images", _flipped(_pack(IMAGES)), "corrupt or truncated gzip file"),
+        (  # an impossible block type, where the compressed data begin
+            "train-images",
+            _pack(IMAGES)[:10] + b"\xff" + _pack(IMAGES)[11:],
+            "corrupt or truncated gzip file (Error -3 while decompressing data",
+        ),
         ("train-images", _pack(IMAGES)[:-9], "corrupt or truncated gzip file"),
         ("train-images", _pack(IMAGES)[:2000], "corrupt or truncated gzip file"),
         ("train-images", _pack(IMAGES) + b"rubbish", "corrupt or truncated gzip file"),
@@ -478,6 +488,7 @@ class Mirror(http.server.ThreadingHTTPServer):
         self.sizes = True  # announces the length
         self.break_after: int | None = None  # closes the connection after so many bytes
         self.pause = 0.0  # seconds before each answer
+        self.linger = 0.0  # seconds after it, before the connection closes
 
 
 class _Answer(http.server.BaseHTTPRequestHandler):
@@ -508,6 +519,7 @@ class _Answer(http.server.BaseHTTPRequestHandler):
             self.send_header("Content-Length", str(len(body) - begin))
         self.end_headers()
         self.wfile.write(body[begin:][: mirror.break_after])
+        time.sleep(mirror.linger)
 
     def log_message(self, format: str, *args: object) -> None:
         pass
@@ -598,6 +610,16 @@ def test_a_broken_download_is_kept_and_resumed(
     assert mirror.asked[0] == (FIRST, "bytes=1500-")
     assert [asked for _, asked in mirror.asked[1:]] == [None] * 3
     assert seen[0][1] > 1500 and seen[0][2] == len(published[FIRST])
+
+
+def test_a_download_that_falls_silent_is_kept(
+    cache: Path, published: dict[str, bytes], serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_TIMEOUT", 0.1)
+    mirror = serve(published)
+    mirror.break_after, mirror.linger = 1500, 0.3
+    assert "the connection broke (timed out)" in message("mnist", mirrors=[mirror.url])
+    assert (cache / "mnist" / PART).read_bytes() == published[FIRST][:1500]
 
 
 def test_the_next_mirror_resumes_what_the_first_began(

@@ -77,8 +77,15 @@ class NGC(AbstractCircuit):
         group: int = 0,
         alpha: float = 0.15,
         beta_lat: float = 0.1,
+        beta_e: float = 0.5,
+        leak: float = 0.001,
+        gamma_e: float = 0.95,
+        laplace: float = 0.0,
+        rate_error: bool = True,
+        gate: bool = False,
+        modulate: bool = False,
+        bound: float | None = None,
         key: PRNGKeyArray,
-        **options,
     ) -> Self:
         """`input` -> `h1` -> ... -> `output`: the chain of the papers, z^L = input, z^0 = output.
 
@@ -86,9 +93,8 @@ class NGC(AbstractCircuit):
         `output`, the transfer g of the output node; `sigma`, standard deviation of the initial
         W and E (`None`: 1/sqrt(n_pre)); `tied`, feed errors back through W^T; `bias`;
         `group`: hidden units inhibit each other in groups of this many, with self-inhibition
-        `alpha` and strength `beta_lat` (0: no lateral synapses); `key`; `options`, the fields of
-        the class (`beta_e`, `leak`, `gamma_e`, `laplace`, `rate_error`, `gate`, `modulate`,
-        `bound`).
+        `alpha` and strength `beta_lat` (0: no lateral synapses); the others are the fields of the
+        class; `key`.
 
         **Raises:** `InputError` for bad sizes, activations, groups or coefficients.
         """
@@ -108,7 +114,14 @@ class NGC(AbstractCircuit):
             feedback={} if tied else {n: Dense(s.weight.T) for n, s in mirrored.items()},
             biases={n.name: jnp.zeros(n.shape) for n in nodes if n.parents} if bias else {},
             lateral={n.name: lateral(n, group, alpha, beta_lat) for n in inner[1:]} if group else {},
-            **options,
+            beta_e=beta_e,
+            leak=leak,
+            gamma_e=gamma_e,
+            laplace=laplace,
+            rate_error=rate_error,
+            gate=gate,
+            modulate=modulate,
+            bound=bound,
         )
 
     def drive(self, name: str, state: State) -> Float[Array, "..."]:

@@ -30,6 +30,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32, Int32
 
+from anima.core.errors import InputError
+
 try:
     import fcntl
 except ImportError:  # not a Unix: downloads work, two processes at once are not kept apart
@@ -46,7 +48,7 @@ _CHUNK = 1 << 18  # bytes read at a time
 _TIMEOUT = 30.0  # seconds without a byte before a mirror counts as silent
 
 
-class DataError(ValueError):
+class DataError(InputError):
     """A data set that cannot be used: one line saying what, which file or value, and what to do."""
 
 

@@ -1,0 +1,1 @@
+"""What people touch: the command, figures, the report, scikit-learn estimators."""

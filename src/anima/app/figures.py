@@ -1,0 +1,585 @@
+"""Figures: plain data in, a matplotlib `Figure` out, one hand for all of them.
+
+They live apart from the report and from the training loop so that anyone can draw the same picture
+from the same numbers. Nothing here touches pyplot or leaves a global setting changed, and matplotlib
+is imported only when a figure is asked for. Each figure carries its alternative text, in words and
+numbers, as its label (`alt_text`): whoever cannot see the picture still gets what it says.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from anima.core.errors import InputError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Rows = Sequence[Mapping[str, Any]]
+"""One mapping per epoch, as in `metrics.jsonl`."""
+
+BLUE, RED, TEAL, OCHRE = "#2166ac", "#d6604d", "#1b9e8a", "#b8860b"
+INK, QUIET, HAIR = "#1d2430", "#69717d", "#e4e7eb"
+DASHES = ("-", (0, (5, 1.6)), (0, (1.6, 1.4)), (0, (6, 1.5, 1.5, 1.5)))
+
+_WIDTH, _DPI = 7.0, 130  # inches: 910 pixels
+_FONT, _SIZE, _SMALL = "DejaVu Sans", 9.5, 8.5  # the one font that matplotlib itself brings
+_FLOOR = 1e-12  # a residual below this is drawn here: it has no meaning left, nor 0 a logarithm
+_MOST_NUMBERS = 20  # classes beyond which a confusion's counts would be too small to read
+_MOST_LABELS = 25  # and beyond which not every class is named
+_MOST_FIELDS = 64
+
+
+# What people ask for.
+
+
+def learning_curve(rows: Rows, twin: Rows = ()) -> "Figure":
+    """Test error (%) and training cost per epoch, with the backprop twin beside if there is one.
+
+    **Arguments:** `rows`, one mapping per epoch: `epoch`, `test_accuracy` in [0, 1] and
+    `train_cost`; a row may lack one of the last two (not every epoch need be tested). `twin`,
+    the same for the network of equal size that backprop trained. An axis whose values are
+    positive and span more than a factor 5 is logarithmic.
+
+    **Raises:** `InputError` if no row has one of the keys.
+
+    >>> learning_curve([{"epoch": 1, "test_accuracy": 0.97, "train_cost": 0.1}])
+    """
+    runs = {"circuit": rows, "backprop twin": twin} if twin else {"circuit": rows}
+    error = {
+        name: (epochs, 100 * (1 - accuracy))
+        for name, run in runs.items()
+        for epochs, accuracy in [_series(name, run, "test_accuracy")]
+    }
+    cost = {name: _series(name, run, "train_cost") for name, run in runs.items()}
+    with _style():
+        figure, (above, below) = _stacked()
+        _curves(above, error, "Test error (%)", "{:.2f} %")
+        _curves(below, cost, "Training cost", "{:.3g}")
+        _whole_numbers(below, [x for x, _ in (*error.values(), *cost.values())], "Epoch")
+    said = [
+        f"{name}: test error {_range(error[name][1], '{:.2f} %')}, "
+        f"training cost {_range(cost[name][1], '{:.3g}')}"
+        for name in runs
+    ]
+    return _say(figure, f"Learning curves over {len(rows)} epoch(s). {'; '.join(said)}.")
+
+
+def settling(
+    phases: Mapping[str, tuple[np.ndarray, np.ndarray]], *, title: str = ""
+) -> "Figure":
+    """How a circuit came to rest: energy, and below it the residual, over settling steps.
+
+    **Arguments:** `phases`: name -> (energy, residual), each of shape (steps + 1,) as `trace`
+    returns them. The first phase begins at step 0, every other one where the first ended:
+    `{"free": ..., "nudged +": ..., "nudged -": ...}`. Residuals of 0 or below 1e-12 are drawn
+    at 1e-12. `title` stands above both.
+
+    **Raises:** `InputError` if there is no phase, or energy and residual differ in length.
+    """
+    paths = _paths(phases)
+    with _style():
+        figure, (above, below) = _stacked()
+        for index, (name, (steps, energy, residual)) in enumerate(paths.items()):
+            look = _look(index, steps.size, label=_plain(name))
+            above.plot(steps, _finite(energy), **look)
+            below.plot(steps, np.maximum(_finite(residual), _FLOOR), **look)
+        _head(above, "Energy")
+        above.ticklabel_format(axis="y", useOffset=False)
+        _head(below, "Residual (largest free force)")
+        _residual_axis(below, [residual for _, _, residual in paths.values()])
+        _whole_numbers(below, [steps for steps, _, _ in paths.values()], "Settling step")
+        _name_phases(above, below, paths)
+        if title:
+            figure.suptitle(_plain(title), x=0.01, ha="left", size=11, weight="bold")
+    said = [
+        f"{name} ({steps.size - 1} steps): energy {_range(energy, '{:.4g}')}, "
+        f"residual {_range(residual, '{:.1e}')}"
+        for name, (steps, energy, residual) in paths.items()
+    ]
+    return _say(figure, f"{title or 'Settling'}: energy and residual. {'; '.join(said)}.")
+
+
+def confusion(counts: np.ndarray, names: Sequence[str]) -> "Figure":
+    """Which class was taken for which: colour is the share of the true class, numbers are counts.
+
+    The colour grows with the square root of the share, so that an error of one in a hundred is
+    seen beside a diagonal of ninety-nine.
+
+    **Arguments:** `counts`, shape (K, K), true class x predicted class; `names`, K of them. Up to
+    20 classes have their counts and their recall written; a class never seen has no recall.
+
+    **Raises:** `InputError` unless counts is square, not negative, and has one name per class.
+    """
+    counts = np.asarray(counts)
+    if counts.ndim != 2 or counts.shape != (len(names),) * 2 or not counts.size:
+        raise InputError(
+            f"confusion: counts of shape {counts.shape} with {len(names)} names: "
+            "give a (K, K) array, true x predicted, and K names"
+        )
+    if not np.all(counts >= 0):
+        raise InputError("confusion: a count is negative or not a number: counts are 0 or more")
+    seen = counts.sum(1, keepdims=True)
+    share = np.divide(counts, seen, out=np.zeros(counts.shape), where=seen > 0)
+    with _style():
+        figure, axes = _single(_WIDTH, 6.1)
+        _shares(figure, axes, share)
+        _class_axes(axes, names)
+        if len(names) <= _MOST_NUMBERS:
+            _write_counts(axes, counts, share)
+            _write_recall(axes, share, seen[:, 0])
+    return _say(figure, _confusion_words(counts, names))
+
+
+def receptive_fields(
+    weight: np.ndarray, shape: tuple[int, int] | tuple[int, int, int]
+) -> "Figure":
+    """What units look for: the incoming weights of up to 64 of them, the largest norm first.
+
+    All share one colour scale, symmetric about 0; its ends are the 0.2 % of weights that are
+    largest. With three channels a pixel's own red, green and blue are shown about mid-grey; with
+    any other number the channels lie side by side.
+
+    **Arguments:** `weight`, shape (pixels, units); `shape`, of one input: (height, width) or
+    (height, width, channels), whose product is pixels.
+
+    **Raises:** `InputError` if the two do not fit, or there is no unit.
+    """
+    weight = np.asarray(weight, dtype=float)
+    if weight.ndim != 2 or not weight.size or weight.shape[0] != math.prod(shape):
+        raise InputError(
+            f"receptive_fields: weight of shape {weight.shape} for inputs of shape {shape}: "
+            f"give a (pixels, units) array with pixels = {math.prod(shape)}"
+        )
+    norms = np.linalg.norm(weight, axis=0)
+    chosen = np.argsort(-norms, kind="stable")[:_MOST_FIELDS]
+    limit = float(np.quantile(np.abs(weight[:, chosen]), 0.998)) or float(np.max(norms)) or 1.0
+    sheet = _sheet(_tiles(weight[:, chosen], shape))
+    height, width = sheet.shape[:2]
+    with _style():
+        figure, axes = _single(_WIDTH, min(max(6.2 * height / width, 1.2), 9.0) + 0.3)
+        _draw_fields(figure, axes, sheet, limit)
+    return _say(
+        figure,
+        f"Incoming weights of {chosen.size} of {weight.shape[1]} units as "
+        f"{shape[0]} by {shape[1]} images, largest norm first: norms from "
+        f"{norms[chosen[0]]:.3g} to {norms[chosen[-1]]:.3g}, colours from {-limit:.2g} "
+        f"to {limit:.2g}.",
+    )
+
+
+def alt_text(figure: "Figure") -> str:
+    """What the figure says, for those who cannot see it; empty for a figure made elsewhere."""
+    return str(figure.get_label())
+
+
+# One hand for all: paper, ink and axes.
+
+
+def _style() -> AbstractContextManager[None]:
+    """The look of all text and lines made within; whatever was set before comes back after."""
+    import matplotlib
+
+    return matplotlib.rc_context(
+        {
+            "font.family": [_FONT],
+            "font.size": _SIZE,
+            "text.usetex": False,
+            "text.color": INK,
+            "axes.facecolor": "white",
+            "axes.edgecolor": QUIET,
+            "axes.labelcolor": QUIET,
+            "axes.labelsize": _SIZE,
+            "axes.titlesize": 10,
+            "axes.titleweight": "bold",
+            "axes.titlelocation": "left",
+            "axes.titlepad": 8,
+            "axes.linewidth": 0.8,
+            "axes.axisbelow": True,
+            "image.origin": "upper",
+            "lines.solid_capstyle": "round",
+        }
+    )
+
+
+def _paper(width: float, height: float) -> "Figure":
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure((width, height), dpi=_DPI, layout="constrained", facecolor="white")
+    FigureCanvasAgg(figure)
+    figure.get_layout_engine().set(w_pad=0.08, h_pad=0.08, hspace=0.04)  # type: ignore[union-attr]
+    return figure
+
+
+def _stacked() -> tuple["Figure", tuple["Axes", "Axes"]]:
+    """Two wide panels that share their x axis."""
+    figure = _paper(_WIDTH, 4.7)
+    above, below = figure.subplots(2, 1, sharex=True)
+    for axes in (above, below):
+        _ticks(axes)
+        axes.spines[["top", "right", "left"]].set_visible(False)
+        axes.grid(axis="y", color=HAIR, linewidth=0.8)
+        axes.tick_params(axis="y", length=0)
+        axes.margins(y=0.08)
+    above.tick_params(axis="x", length=0)
+    above.spines["bottom"].set_color(HAIR)
+    return figure, (above, below)
+
+
+def _single(width: float, height: float) -> tuple["Figure", "Axes"]:
+    """One panel without a frame."""
+    figure = _paper(width, height)
+    axes = figure.add_subplot()
+    _ticks(axes)
+    axes.spines[:].set_visible(False)
+    return figure, axes
+
+
+def _ticks(axes: "Axes") -> None:
+    # said outright, not by `_style`: matplotlib makes ticks late, when the style is gone again
+    axes.tick_params(
+        which="both",
+        color=QUIET,
+        labelcolor=QUIET,
+        labelsize=_SMALL,
+        labelfontfamily=_FONT,
+        length=3,
+        width=0.8,
+        top=False,
+        right=False,
+    )
+    axes.tick_params(which="minor", length=0)
+
+
+def _head(axes: "Axes", text: str) -> None:
+    """A panel's quantity stands level above it, where it is read without turning the head."""
+    axes.set_title(text, loc="left")
+
+
+def _look(index: int, points: int, **more: Any) -> dict[str, Any]:
+    """The index-th line: its colour, its dashes, and a dot where it ends."""
+    return {
+        "color": (BLUE, RED, TEAL, OCHRE)[index % 4],
+        "linestyle": DASHES[index % 4],
+        "linewidth": 1.9,
+        "marker": "o",
+        "markersize": 4.5,
+        "markevery": [points - 1],
+        "zorder": 4 - index if index < 4 else 1,
+        "clip_on": False,
+        **more,
+    }
+
+
+def _say(figure: "Figure", words: str) -> "Figure":
+    figure.set_label(words)
+    return figure
+
+
+def _plain(text: object) -> str:
+    """Text that matplotlib will not take for mathematics."""
+    return str(text).replace("$", r"\$")
+
+
+# Lines.
+
+
+def _series(name: str, rows: Rows, key: str) -> tuple[np.ndarray, np.ndarray]:
+    """(epochs, values) of the rows that have `key`; what is not finite becomes a gap."""
+    having = [row for row in rows if row.get(key) is not None]
+    if not having:
+        known = sorted({str(k) for row in rows for k in row})
+        raise InputError(
+            f"learning_curve: no row of the {name} has {key!r} "
+            f"(of {len(rows)} rows, with keys: {', '.join(known) or 'none'})"
+        )
+    if missing := [row for row in having if "epoch" not in row]:
+        raise InputError(f"learning_curve: a row of the {name} has no 'epoch': {dict(missing[0])}")
+    epochs = np.array([row["epoch"] for row in having], dtype=float)
+    return epochs, _finite([row[key] for row in having])
+
+
+def _finite(values: Any) -> np.ndarray:
+    values = np.asarray(values, dtype=float)
+    return np.where(np.isfinite(values), values, np.nan)
+
+
+def _range(values: np.ndarray, form: str) -> str:
+    """ "from first to last", in words."""
+    first, last = form.format(values[0]), form.format(values[-1])
+    return last if len(values) == 1 else f"from {first} to {last}"
+
+
+def _curves(
+    axes: "Axes", lines: Mapping[str, tuple[np.ndarray, np.ndarray]], head: str, form: str
+) -> None:
+    """Lines named at their ends, with the value they end at."""
+    for index, (name, (x, y)) in enumerate(lines.items()):
+        axes.plot(x, y, **_look(index, x.size, label=name))
+    _head(axes, head)
+    _span(axes, np.concatenate([y for _, y in lines.values()]))
+    ends = {name: y[np.isfinite(y)] for name, (_, y) in lines.items()}
+    labels = {n: f"{n}  {form.format(y[-1])}" if y.size else f"{n}  no value" for n, y in ends.items()}
+    _name_ends(axes, {labels[n]: float(y[-1]) if y.size else math.nan for n, y in ends.items()})
+
+
+def _span(axes: "Axes", values: np.ndarray) -> None:
+    """A logarithmic axis for what spans more than a factor 5; else one that does not hide 0."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+
+    values = values[np.isfinite(values)]
+    low, high = (values.min(), values.max()) if values.size else (0.0, 1.0)
+    if low > 0 and high > 5 * low:
+        wide = high > 200 * low
+        axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1,) if wide else (1, 2, 5), numticks=12))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.yaxis.set_minor_formatter(NullFormatter())
+        axes.set_ylim(low / (high / low) ** 0.12, high * (high / low) ** 0.08)
+        return
+    axes.yaxis.set_major_locator(MaxNLocator(5))
+    if low >= 0:
+        axes.set_ylim(0, 1.12 * high or 1.0)
+
+
+def _whole_numbers(axes: "Axes", runs: Sequence[np.ndarray], label: str) -> None:
+    """An x axis of whole numbers, from the first to the last."""
+    from matplotlib.ticker import MaxNLocator
+
+    every = np.concatenate(runs)
+    low, high = float(every.min()), float(every.max())
+    pad = 0.015 * (high - low) or 0.5
+    axes.set_xlim(low - pad, high + pad)
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=10, integer=True, min_n_ticks=1))
+    axes.set_xlabel(label)
+
+
+def _name_ends(axes: "Axes", ends: Mapping[str, float], first: int = 0) -> None:
+    """Each label right of the panel at the height its line ends, moved apart where they meet."""
+    axes.get_ylim()  # settles the limits, which the transform reads
+    place = axes.transData + axes.transAxes.inverted()
+    wanted = [place.transform((1.0, y))[1] if math.isfinite(y) else 0.5 for y in ends.values()]
+    for index, (label, y) in enumerate(zip(ends, _apart(wanted, 0.115), strict=True)):
+        colour = (BLUE, RED, TEAL, OCHRE)[(first + index) % 4]
+        axes.text(
+            1.015, y, label, color=colour, transform=axes.transAxes, va="center", weight="bold"
+        )
+
+
+def _apart(wanted: Sequence[float], gap: float) -> np.ndarray:
+    """The heights nearest to `wanted` that keep `gap` between each other, kept within [0, 1]."""
+    wanted = np.asarray(wanted, dtype=float)
+    order = np.argsort(wanted, kind="stable")
+    aim = wanted[order] - gap * np.arange(wanted.size)
+    groups: list[list[float]] = []
+    for height in aim:  # isotonic regression: neighbours in each other's way share their mean
+        groups.append([height])
+        while len(groups) > 1 and np.mean(groups[-2]) > np.mean(groups[-1]):
+            groups[-2:] = [groups[-2] + groups[-1]]
+    level = np.concatenate([np.full(len(g), np.mean(g)) for g in groups])
+    level = np.clip(level, 0, max(0.0, 1 - gap * (wanted.size - 1)))
+    placed = np.empty(wanted.size)
+    placed[order] = level + gap * np.arange(wanted.size)
+    return placed
+
+
+# Settling.
+
+
+def _paths(
+    phases: Mapping[str, tuple[np.ndarray, np.ndarray]],
+) -> dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Name -> (steps, energy, residual), each phase after the first begun where that one ended."""
+    if not phases:
+        raise InputError('settling: no phase: give at least {"free": (energy, residual)}')
+    paths, origin = {}, 0
+    for name, (energy, residual) in phases.items():
+        energy, residual = np.asarray(energy, dtype=float), np.asarray(residual, dtype=float)
+        if energy.ndim != 1 or energy.shape != residual.shape or not energy.size:
+            raise InputError(
+                f"settling: phase {name!r} has energy of shape {energy.shape} and residual of "
+                f"shape {residual.shape}: both must be (steps + 1,)"
+            )
+        paths[name] = (origin + np.arange(energy.size), energy, residual)
+        origin = origin or energy.size - 1
+    return paths
+
+
+def _residual_axis(axes: "Axes", residuals: Sequence[np.ndarray]) -> None:
+    from matplotlib.ticker import LogLocator, NullFormatter, NullLocator
+
+    every = np.concatenate(residuals)
+    every = every[np.isfinite(every)]
+    drawn = np.maximum(every, _FLOOR) if every.size else np.ones(1)
+    axes.set_yscale("log")
+    axes.set_ylim(drawn.min() / 2.5, drawn.max() * 2.5)
+    axes.yaxis.set_major_locator(LogLocator(numticks=7))
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.yaxis.set_major_formatter(_powers())
+    if np.any(every < _FLOOR):
+        place = {"transform": axes.get_yaxis_transform(), "va": "bottom", "ha": "left"}
+        axes.axhline(_FLOOR, color=QUIET, linewidth=0.8, linestyle=(0, (1, 2)))
+        axes.text(0.005, _FLOOR, "0, or below 10⁻¹²", color=QUIET, size=_SMALL, **place)
+
+
+def _powers() -> Any:
+    """10⁻³ in the text's own font; what is no power of ten as it is."""
+    from matplotlib.ticker import FuncFormatter
+
+    raised = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+    def power(value: float, _: object) -> str:
+        exponent = math.log10(value) if value > 0 else math.nan
+        if not math.isclose(exponent, round(exponent), abs_tol=1e-9):
+            return f"{value:g}"
+        return f"10{str(round(exponent)).translate(raised)}"
+
+    return FuncFormatter(lambda value, at: power(value, at) if value > 0 else "0")
+
+
+def _name_phases(
+    above: "Axes", below: "Axes", paths: Mapping[str, tuple[np.ndarray, np.ndarray, np.ndarray]]
+) -> None:
+    """Phases named at their ends; if several, the first within, and a rule where the others begin."""
+    ends = {
+        _plain(name): float(good[-1]) if (good := energy[np.isfinite(energy)]).size else math.nan
+        for name, (_, energy, _) in paths.items()
+    }
+    if len(paths) == 1:
+        return _name_ends(above, ends)
+    (first, height), *rest = ends.items()
+    turn = next(iter(paths.values()))[0][-1]
+    for axes in (above, below):
+        axes.axvline(turn, color=QUIET, linewidth=0.8, linestyle=(0, (1, 2)), zorder=0)
+    if math.isfinite(height):
+        above.annotate(
+            first,
+            (turn, height),
+            (-8, 7),
+            textcoords="offset points",
+            ha="right",
+            va="bottom",
+            color=BLUE,
+            weight="bold",
+        )
+    return _name_ends(above, dict(rest), first=1)
+
+
+# Confusion.
+
+
+def _shares(figure: "Figure", axes: "Axes", share: np.ndarray) -> None:
+    """The coloured matrix, thin white rules between its cells, and its scale."""
+    from matplotlib.colors import PowerNorm
+
+    size = share.shape[0]
+    image = axes.imshow(share, cmap="Blues", norm=PowerNorm(0.5, 0, 1), interpolation="nearest")
+    if size <= 50:
+        axes.set_xticks(np.arange(size - 1) + 0.5, minor=True)
+        axes.set_yticks(np.arange(size - 1) + 0.5, minor=True)
+        axes.grid(which="minor", color="white", linewidth=1.4 if size <= _MOST_NUMBERS else 0.5)
+    marks = [0, 0.01, 0.05, 0.2, 0.5, 1]
+    bar = figure.colorbar(image, ax=axes, ticks=marks, aspect=32, shrink=0.82, pad=0.02)
+    _ticks(bar.ax)
+    bar.ax.set_yticklabels([f"{mark:.0%}" for mark in marks])
+    bar.ax.tick_params(length=0)
+    bar.outline.set_visible(False)  # type: ignore[operator]
+    bar.set_label("Share of the true class", color=QUIET)
+
+
+def _class_axes(axes: "Axes", names: Sequence[str]) -> None:
+    """The predicted class along the top, the true one down the left: read as a table is."""
+    size = len(names)
+    shown = np.arange(0, size, math.ceil(size / _MOST_LABELS))
+    words = [_plain(names[i]) for i in shown]
+    slant = {"rotation": 45, "ha": "left", "rotation_mode": "anchor"}
+    axes.set_xticks(shown, words, **(slant if max(map(len, words)) > 3 else {}))
+    axes.set_yticks(shown, words)
+    axes.tick_params(
+        length=0, top=False, bottom=False, labeltop=True, labelbottom=False, labelcolor=INK
+    )
+    axes.xaxis.set_label_position("top")
+    axes.set_xlabel("Predicted class", labelpad=8)
+    axes.set_ylabel("True class", labelpad=8)
+
+
+def _write_counts(axes: "Axes", counts: np.ndarray, share: np.ndarray) -> None:
+    """Each count in its cell, but no noughts: an empty cell says it better."""
+    cell = 4.5 * 72 / len(counts)  # points
+    size = min(_SIZE, cell / (0.68 * len(f"{counts.max():.0f}")))
+    for (row, column), count in np.ndenumerate(counts):
+        if count:
+            colour = "white" if share[row, column] > 0.4 else INK
+            weight = "bold" if row == column else "normal"
+            where = {"ha": "center", "va": "center"}
+            axes.text(column, row, f"{count:.0f}", color=colour, size=size, weight=weight, **where)
+
+
+def _write_recall(axes: "Axes", share: np.ndarray, seen: np.ndarray) -> None:
+    """Right of each row, how much of its class was found."""
+    edge = len(share) - 0.35
+    where = {"va": "center", "ha": "left", "size": min(_SMALL, 170 / len(share)), "color": QUIET}
+    for row, total in enumerate(seen):
+        axes.text(edge, row, f"{share[row, row]:.1%}" if total else "none seen", **where)
+    axes.text(edge, -0.62, "Recall", **{**where, "va": "bottom", "size": _SMALL})
+
+
+def _confusion_words(counts: np.ndarray, names: Sequence[str]) -> str:
+    total, right = counts.sum(), np.trace(counts)
+    words = f"Confusion of {len(names)} classes: {right:.0f} of {total:.0f} right"
+    wrong = counts * (1 - np.eye(len(names)))
+    if not wrong.any():
+        return words + ", none confused."
+    row, column = np.unravel_index(np.argmax(wrong), wrong.shape)
+    worst = f"{names[row]} taken for {names[column]}, {wrong[row, column]:.0f} times"
+    return f"{words}. Most often confused: {worst}."
+
+
+# Receptive fields.
+
+
+def _tiles(weight: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """(units, height, width), or (units, height, width, 3) for colour."""
+    fields = weight.T.reshape(-1, *shape)
+    if len(shape) == 2 or shape[2] == 3:
+        return fields
+    units, height, width, channels = fields.shape
+    return fields.transpose(0, 1, 3, 2).reshape(units, height, channels * width)
+
+
+def _sheet(tiles: np.ndarray) -> np.ndarray:
+    """All tiles on one sheet, near to square, with gutters that are not a number."""
+    units, height, width = tiles.shape[:3]
+    columns = min(units, max(1, math.ceil(math.sqrt(units * height / width))))
+    rows = math.ceil(units / columns)
+    gap = max(1, round(0.07 * min(height, width)))
+    size = (rows * (height + gap) - gap, columns * (width + gap) - gap, *tiles.shape[3:])
+    sheet = np.full(size, np.nan)
+    for index, tile in enumerate(tiles):
+        top, left = (height + gap) * (index // columns), (width + gap) * (index % columns)
+        sheet[top : top + height, left : left + width] = tile
+    return sheet
+
+
+def _draw_fields(figure: "Figure", axes: "Axes", sheet: np.ndarray, limit: float) -> None:
+    axes.set_axis_off()
+    if sheet.ndim == 3:
+        coloured = np.clip(0.5 + sheet / (2 * limit), 0, 1)
+        axes.imshow(np.where(np.isnan(sheet), 1.0, coloured), interpolation="nearest")
+        return
+    image = axes.imshow(sheet, cmap="RdBu_r", vmin=-limit, vmax=limit, interpolation="nearest")
+    clipped = "both" if np.nanmax(np.abs(sheet)) > limit else "neither"
+    bar = figure.colorbar(
+        image, ax=axes, ticks=[-limit, 0, limit], aspect=36, shrink=0.6, pad=0.02, extend=clipped
+    )
+    _ticks(bar.ax)
+    bar.ax.set_yticklabels([f"−{limit:.2g}", "0", f"+{limit:.2g}"])
+    bar.ax.tick_params(length=0)
+    bar.outline.set_visible(False)  # type: ignore[operator]
+    bar.set_label("Incoming weight", color=QUIET)

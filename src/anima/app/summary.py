@@ -1,0 +1,156 @@
+"""What a finished run shows: its result, its figures, its report."""
+
+import shlex
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+import anima.run.config as configs
+from anima.app import figures
+from anima.app.report import write_report
+from anima.learn.assigners import EquilibriumPropagation
+from anima.learn.learner import Learner
+from anima.run.evaluate import accuracy, confusion
+from anima.run.folder import Header
+from anima.run.train import Outcome, Training
+from anima.settle.settle import trace
+from anima.world.data import Data
+
+
+def write_summary(
+    out: Path, header: Header, training: Training, outcome: Outcome, data: Data
+) -> tuple[dict[str, Any], Path]:
+    """Judges the run on the test set and writes its figures and `report.html`.
+
+    **Returns:** the result (the keys of the command's JSON) and the report's path.
+    """
+    images = data.test_images.reshape(len(data.test_images), -1)
+    circuit = outcome.lives.circuit.circuit
+    right = accuracy(training.learner, circuit, images, data.test_labels)
+    twin = None
+    if training.twin is not None and outcome.lives.twin is not None:
+        twin = accuracy(training.twin, outcome.lives.twin.circuit, images, data.test_labels)
+    result = {
+        "run": str(out),
+        "seed": header.seed,
+        "epochs": training.config.train.epochs,
+        "test_accuracy": right,
+        "test_error": 1 - right,
+        "twin_accuracy": twin,
+        "seconds": outcome.seconds,
+    }
+    drawn = _figures(training, outcome, data, images, header)
+    report = write_report(
+        out,
+        title=f"{header.data} by {header.preset}",
+        facts=_facts(result, header, training, outcome),
+        figures=drawn,
+        config_text=(out / "config.toml").read_text(),
+    )
+    return result, report
+
+
+def _facts(result, header: Header, training: Training, outcome: Outcome) -> list[tuple[str, str]]:
+    last = [row for row in outcome.rows if row["who"] == "circuit"][-1]
+    facts = [("Test accuracy", f"{100 * result['test_accuracy']:.2f}%")]
+    if result["twin_accuracy"] is not None:
+        facts.append(("Backprop twin, equal size", f"{100 * result['twin_accuracy']:.2f}%"))
+    config = training.config
+    sizes = [len(training.inputs[0]), *config.circuit["hidden"], header.classes]
+    return [
+        *facts,
+        ("Circuit", f"{config.circuit['family']} {'-'.join(map(str, sizes))}"),
+        ("Credit", config.assigner["name"]),
+        ("Epochs", str(config.train.epochs)),
+        ("Last residual", f"{last['residual']:.2g}"),
+        ("Settling steps per example", str(last["settling_steps"])),
+        ("Seconds", f"{outcome.seconds:.1f}"),
+        ("Seed", str(header.seed)),
+        ("Reproduce", _command(header, training)),
+    ]
+
+
+def _command(header: Header, training: Training) -> str:
+    preset = configs.as_table(configs.resolve(configs.read_preset(header.preset)))
+    now = configs.as_table(training.config)
+    changes = [
+        f"--set {shlex.quote(f'{section}.{key}={_toml(value)}')}"
+        for section, values in now.items()
+        for key, value in values.items()
+        if preset[section].get(key) != value
+    ]
+    parts = ["anima learn", shlex.quote(header.data), f"--preset {header.preset}"]
+    return " ".join([*parts, f"--seed {header.seed}", *changes])
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key} = {_toml(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f'"{value}"' if isinstance(value, str) else str(value)
+
+
+def _figures(training: Training, outcome: Outcome, data: Data, images: np.ndarray, header: Header):
+    circuit = outcome.lives.circuit.circuit
+    judge = training.judge
+    rows = [row | {"test_accuracy": row[f"{judge}_accuracy"]} for row in outcome.rows]
+    of = lambda who: [row for row in rows if row["who"] == who]
+    counts = confusion(training.learner, circuit, images, data.test_labels, data.classes)
+    drawn = {
+        "learning-curve": (
+            figures.learning_curve(of("circuit"), of("twin")),
+            f"Error on the {judge} set and training cost, epoch by epoch.",
+        ),
+        "settling": (
+            figures.settling(_settling(training.learner, circuit, training, images)),
+            "One test image settling: the energy falls, the largest free force dies away.",
+        ),
+        "confusion": (
+            figures.confusion(counts, [str(k) for k in range(data.classes)]),
+            "Test examples by true class (rows) and answer (columns).",
+        ),
+    }
+    first = circuit.nodes[1].name
+    weight = np.asarray(circuit.synapses[f"input->{first}"].weight)
+    drawn["receptive-fields"] = (
+        figures.receptive_fields(weight, tuple(header.shape)),
+        "The synapses of first-layer units, as images: what each looks for.",
+    )
+    return drawn
+
+
+def _settling(learner: Learner, circuit, training: Training, images: np.ndarray):
+    """Energies and residuals of the phases of one test image, phase by phase."""
+    clamp = {"input": jax.numpy.asarray(images[0])}
+    target = training.targets[0] * 0 + jax.nn.one_hot(0, training.targets.shape[1])
+    assigner = learner.assigner
+    steps = 30
+    if isinstance(assigner, EquilibriumPropagation):
+        cost = lambda output: learner.cost(target, output)
+        free = trace(circuit, clamp, solver=assigner.solver, steps=steps)
+        settled = jax.tree.map(lambda a: a[-1], free.state)
+        phases = {"free": free} | {
+            name: trace(
+                circuit,
+                clamp,
+                cost=cost,
+                nudge=sign * assigner.beta,
+                solver=assigner.solver,
+                steps=steps,
+                start=settled,
+            )
+            for name, sign in (("nudged +", 1), ("nudged -", -1))
+        }
+    else:
+        begin = circuit.start(clamp)
+        held = {**clamp, "output": target}
+        solver = getattr(assigner, "solver", None)
+        kwargs = {} if solver is None else {"solver": solver}
+        phases = {"clamped": trace(circuit, held, steps=steps, start=begin, **kwargs)}
+    return {
+        name: (np.asarray(phase.energy), np.asarray(phase.residual))
+        for name, phase in phases.items()
+    }

@@ -1,0 +1,161 @@
+"""Checkpoints: all that resuming needs, saved atomically through Orbax and checked when read.
+
+A checkpoint is `checkpoints/<step>/` (the arrays) and `checkpoints/<step>.json` (what they are,
+a digest of their bytes, and the running sums of the unfinished epoch). The JSON is written last:
+without it the folder is not a checkpoint. One that cannot be read, or whose digest differs, is
+passed over for the one before, and the caller is told.
+"""
+
+import contextlib
+import dataclasses
+import errno
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import equinox as eqx
+import jax
+import numpy as np
+
+from anima.core.errors import InputError
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoint:
+    """What was read: the state, the step it was saved at, and the notes saved with it."""
+
+    state: Any
+    step: int
+    notes: dict[str, Any]
+
+
+def save(folder: Path, step: int, state: Any, notes: dict[str, Any], *, keep: int) -> None:
+    """Saves a pytree of arrays as checkpoint `step`, then drops all but the last `keep`.
+
+    **Arguments:** `folder`, the run's `checkpoints` folder; `state`, any pytree (keys included);
+    `notes`, JSON-able.
+
+    **Raises:** `InputError` when the disk is full or refuses; earlier checkpoints stay as they are.
+    """
+    import orbax.checkpoint as ocp
+
+    arrays = _arrays(state)
+    target = folder / str(step)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if target.exists():
+            shutil.rmtree(target)
+        with ocp.StandardCheckpointer() as checkpointer:
+            checkpointer.save(target.absolute(), arrays)
+        record = {"step": step, "digest": _digest(arrays), "notes": notes}
+        write_atomically(folder / f"{step}.json", json.dumps(record))
+    except (OSError, ValueError) as error:
+        shutil.rmtree(target, ignore_errors=True)
+        if not isinstance(error, OSError) and "No space" not in str(error):
+            raise
+        last = max(_steps(folder), default=None)
+        kept = f"checkpoint {last} is intact" if last is not None else "no checkpoint was saved yet"
+        reason = "the disk is full" if _full(error) else str(error).splitlines()[0]
+        raise InputError(
+            f"cannot save checkpoint {step} in {folder}: {reason}; {kept}: make room, then resume"
+        ) from error
+    for old in sorted(_steps(folder))[:-keep]:
+        (folder / f"{old}.json").unlink(missing_ok=True)
+        shutil.rmtree(folder / str(old), ignore_errors=True)
+
+
+def restore(folder: Path, like: Any, *, warn: Callable[[str], None]) -> Checkpoint:
+    """The newest checkpoint that can be read whole.
+
+    **Arguments:** `like`, a pytree of the shapes to restore; `warn`, told of each one passed over.
+
+    **Raises:** `InputError` if there is no good checkpoint.
+    """
+    steps = sorted(_steps(folder), reverse=True)
+    for step in steps:
+        try:
+            return _read(folder, step, like)
+        except Exception as error:  # whatever a damaged file makes a reader raise
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            warn(f"checkpoint {step} is damaged ({reason[:120]}): falling back to the one before")
+    raise InputError(
+        f"no good checkpoint in {folder} ({len(steps)} tried): start the run again in a new folder"
+    )
+
+
+def newest(folder: Path) -> int | None:
+    """The step of the newest checkpoint, or `None`."""
+    return max(_steps(folder), default=None)
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Writes a text file whole or not at all."""
+    write_bytes_atomically(path, text.encode())
+
+
+def write_bytes_atomically(path: Path, content: bytes) -> None:
+    """Writes a file whole or not at all; raises `InputError` when the disk refuses."""
+    partial = path.with_name(f".{path.name}.part")
+    try:
+        partial.write_bytes(content)
+        os.replace(partial, path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+        raise InputError(f"cannot write {path}: {error.strerror or error}; make room") from error
+
+
+def _read(folder: Path, step: int, like: Any) -> Checkpoint:
+    import orbax.checkpoint as ocp
+
+    record = json.loads((folder / f"{step}.json").read_text())
+    wanted = _arrays(like)
+    with ocp.StandardCheckpointer() as checkpointer:
+        arrays = checkpointer.restore((folder / str(step)).absolute(), wanted)
+    arrays = {name: np.asarray(value) for name, value in arrays.items()}
+    if _digest(arrays) != record["digest"]:
+        raise ValueError("its bytes are not those that were saved")
+    return Checkpoint(_fill(like, arrays), step, record["notes"])
+
+
+def _steps(folder: Path) -> list[int]:
+    return [int(path.stem) for path in folder.glob("*.json") if path.stem.isdigit()]
+
+
+def _arrays(state: Any) -> dict[str, np.ndarray]:
+    """The array leaves by name; random keys as the numbers they hold."""
+    leaves = jax.tree_util.tree_leaves_with_path(eqx.filter(state, eqx.is_array))
+    return {jax.tree_util.keystr(path): _numbers(leaf) for path, leaf in leaves}
+
+
+def _fill(like: Any, arrays: dict[str, np.ndarray]) -> Any:
+    """`like` with its array leaves replaced."""
+    dynamic, static = eqx.partition(like, eqx.is_array)
+    leaves, tree = jax.tree_util.tree_flatten_with_path(dynamic)
+    filled = []
+    for path, leaf in leaves:
+        value = jax.numpy.asarray(arrays[jax.tree_util.keystr(path)])
+        is_key = jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+        filled.append(jax.random.wrap_key_data(value) if is_key else value)
+    return eqx.combine(jax.tree_util.tree_unflatten(tree, filled), static)
+
+
+def _numbers(leaf: Any) -> np.ndarray:
+    is_key = jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    return np.asarray(jax.random.key_data(leaf) if is_key else leaf)
+
+
+def _digest(arrays: dict[str, np.ndarray]) -> str:
+    total = hashlib.sha256()
+    for name in sorted(arrays):
+        total.update(f"{name} {arrays[name].dtype} {arrays[name].shape}".encode())
+        total.update(np.ascontiguousarray(arrays[name]).tobytes())
+    return total.hexdigest()
+
+
+def _full(error: Exception) -> bool:
+    return getattr(error, "errno", None) == errno.ENOSPC or "No space" in str(error)

@@ -1,0 +1,384 @@
+"""Configuration: TOML tables that name the library's own classes and their arguments.
+
+There is no second vocabulary. `[assigner] name = "eqprop", beta = 0.2` is
+`EquilibriumPropagation(beta=0.2)`; what a table may hold is read from that class's signature, so a
+misspelt key, a wrong type or a missing argument is caught before anything runs.
+"""
+
+import dataclasses
+import inspect
+import math
+import tomllib
+import types
+import typing
+from collections.abc import Callable
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+from jaxtyping import PRNGKeyArray
+
+from anima.circuit.circuit import AbstractCircuit
+from anima.circuit.hopfield import Hopfield
+from anima.circuit.ngc import NGC
+from anima.circuit.predictive import Predictive
+from anima.core.errors import InputError, nearest, pick
+from anima.learn.assigners import (
+    Backprop,
+    EquilibriumPropagation,
+    NGCRule,
+    PredictiveCoding,
+)
+from anima.learn.costs import COSTS
+from anima.learn.learner import Learner
+from anima.learn.optimisers import optimiser
+from anima.settle.solvers import AbstractSolver, Anderson, Euler, EvenOdd, Momentum
+
+Table = dict[str, Any]
+
+CIRCUITS: dict[str, Callable[..., AbstractCircuit]] = {
+    "hopfield": Hopfield.mlp,
+    "predictive": Predictive.mlp,
+    "ngc": NGC.mlp,
+}
+SOLVERS: dict[str, Callable[..., AbstractSolver]] = {
+    "euler": Euler,
+    "momentum": Momentum,
+    "even_odd": EvenOdd,
+    "anderson": Anderson,
+}
+ASSIGNERS = {
+    "backprop": Backprop,
+    "predictive": PredictiveCoding,
+    "ngc": NGCRule,
+    "eqprop": EquilibriumPropagation,
+}
+
+
+
+
+@dataclasses.dataclass(frozen=True)
+class Train:
+    """How long, in what portions, and on what.
+
+    - `epochs`, `batch`: passes over the data, examples a step.
+    - `shift`: each reading moves the image by up to this many pixels in each direction.
+    - `validation`: the last so many training examples are held out and judged every epoch in
+      place of the test set, which is then read once, at the end.
+    - `keep`: how many checkpoints to keep.
+    """
+
+    epochs: int = 10
+    batch: int = 32
+    shift: int = 0
+    validation: int = 0
+    keep: int = 2
+
+    def __post_init__(self):
+        for name in ("epochs", "batch", "keep"):
+            if getattr(self, name) < 1:
+                raise InputError(f"train.{name} is {getattr(self, name)}: it must be at least 1")
+        for name in ("shift", "validation"):
+            if getattr(self, name) < 0:
+                raise InputError(f"train.{name} is {getattr(self, name)}: it must not be negative")
+
+
+@dataclasses.dataclass(frozen=True)
+class Twin:
+    """The backprop twin: the same sizes, noise, batches and optimiser, at its own rate.
+
+    - `enabled`: train it too. - `rate`: its learning rate, swept for it alone.
+    - `kappa`: the inverse temperature of its cost, where the cost has one.
+    """
+
+    enabled: bool = True
+    rate: float = 0.1
+    kappa: float = 1.0
+
+    def __post_init__(self):
+        if not self.rate > 0 or not self.kappa > 0:
+            raise InputError(
+                f"twin.rate is {self.rate}, twin.kappa {self.kappa}: both must be positive"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """All that a run of `anima learn` depends on, beside its data and its seed.
+
+    `circuit`, `assigner` and `cost` are tables that name a class and its arguments; `noise` maps
+    a node, or `hidden` for all hidden nodes, to its silencing rate; `optimiser` holds the
+    arguments of `anima.optimiser`.
+    """
+
+    circuit: Table
+    assigner: Table
+    cost: Table
+    noise: dict[str, float]
+    optimiser: Table
+    train: Train
+    twin: Twin
+
+
+def preset_names() -> list[str]:
+    """The presets that ship with the package."""
+    folder = resources.files("anima.run") / "presets"
+    return sorted(entry.name[:-5] for entry in folder.iterdir() if entry.name.endswith(".toml"))
+
+
+def read_preset(name: str) -> Table:
+    """The raw table of a preset; raises `InputError` naming the nearest for an unknown one."""
+    known = preset_names()
+    if name not in known:
+        raise InputError(f"unknown preset {name!r}: {nearest(name, known)}")
+    text = (resources.files("anima.run") / "presets" / f"{name}.toml").read_text()
+    return tomllib.loads(text)
+
+
+def read_file(path: Path) -> Table:
+    """The raw table of a TOML file; raises `InputError` if it cannot be read or parsed."""
+    try:
+        return tomllib.loads(path.read_text())
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise InputError(f"cannot read the configuration {path}: {error}") from error
+
+
+def override(table: Table, assignments: list[str]) -> Table:
+    """The table with `key=value` assignments applied, values written as in TOML.
+
+    **Arguments:** `assignments`, such as `train.epochs=3`, `circuit.hidden=[512, 512]`. A key
+    without a section is understood where only one section has it.
+
+    **Raises:** `InputError` for text that is not `key=value`, an unknown or an ambiguous key.
+    """
+    full = as_table(resolve(table))
+    result = {section: dict(values) for section, values in table.items()}
+    for text in assignments:
+        key, equals, value = text.partition("=")
+        if not equals or not key.strip():
+            raise InputError(f"--set {text!r}: write key=value, e.g. train.epochs=3")
+        path = _locate(key.strip(), full)
+        target = result
+        for part in path[:-1]:
+            target = target.setdefault(part, {})
+        target[path[-1]] = _value(value.strip())
+    return result
+
+
+def resolve(table: Table) -> Config:
+    """A checked configuration with every default made explicit.
+
+    **Raises:** `InputError` for an unknown section, key, name or a value of the wrong type; the
+    message names the key, the value and the nearest known key.
+    """
+    sections = [field.name for field in dataclasses.fields(Config)]
+    for name, value in table.items():
+        if name not in sections:
+            raise InputError(f"unknown section {name!r} in the configuration: "
+                             f"{nearest(name, sections)}")
+        if not isinstance(value, dict):
+            raise InputError(f"{name} must be a section with keys, not {value!r}")
+    circuit = dict(table.get("circuit", {}))
+    family = circuit.setdefault("family", "hopfield")
+    hidden = _check("circuit.hidden", list[int], circuit.get("hidden", [128]))
+    if any(size < 1 for size in hidden):
+        raise InputError(f"circuit.hidden is {hidden}: sizes must be positive")
+    builder = pick("circuit.family", family, CIRCUITS)
+    rest = {key: value for key, value in circuit.items() if key not in ("family", "hidden")}
+    allowed = ("family", "hidden")
+    config = Config(
+        circuit={"family": family, "hidden": hidden}
+        | _arguments("circuit", builder, rest, skip=("sizes", "key"), also=allowed),
+        assigner=_named("assigner", ASSIGNERS, table.get("assigner", {"name": "eqprop"})),
+        cost=_named("cost", COSTS, table.get("cost", {"name": "squared"})),
+        noise={
+            name: _check(f"noise.{name}", float, rate)
+            for name, rate in table.get("noise", {}).items()
+        },
+        optimiser=_arguments(
+            "optimiser", optimiser, table.get("optimiser", {}), skip=_OPTIMISER_SKIP
+        ),
+        train=Train(**_arguments("train", Train, table.get("train", {}))),
+        twin=Twin(**_arguments("twin", Twin, table.get("twin", {}))),
+    )
+    return config
+
+
+def as_table(config: Config) -> Table:
+    """The configuration as plain tables, `None`s left out: `resolve` gives it back."""
+    return _without_none(dataclasses.asdict(config))
+
+
+def dump(config: Config, header: Table) -> str:
+    """The configuration as TOML text, after a `[run]` section with `header`."""
+    return tomli_w.dumps({"run": header} | as_table(config))
+
+
+def build_circuit(config: Config, pixels: int, classes: int, key: PRNGKeyArray) -> AbstractCircuit:
+    """The circuit from `pixels` inputs through the hidden layers to `classes` outputs."""
+    table = dict(config.circuit)
+    family, hidden = table.pop("family"), table.pop("hidden")
+    return CIRCUITS[family]([pixels, *hidden, classes], **table, key=key)
+
+
+def build_learner(config: Config, circuit: AbstractCircuit, per_epoch: int) -> Learner:
+    """The learner that the configuration describes, for a circuit and so many steps an epoch."""
+    table = dict(config.assigner)
+    assigner = ASSIGNERS[table.pop("name")](**_with_solvers(table))
+    table = dict(config.cost)
+    cost = COSTS[table.pop("name")](**table)
+    schedule = dict(epochs=config.train.epochs, per_epoch=per_epoch)
+    return Learner(
+        circuit=circuit,
+        assigner=assigner,
+        cost=cost,
+        optimiser=optimiser(circuit, **config.optimiser, **schedule),
+        noise=_noise(config, circuit),
+    )
+
+
+def build_twin(config: Config, circuit: AbstractCircuit, per_epoch: int) -> Learner:
+    """The same circuit learnt by backpropagation, at the twin's own learning rate."""
+    cost = config.cost | ({"kappa": config.twin.kappa} if "kappa" in config.cost else {})
+    twin = dataclasses.replace(
+        config,
+        assigner={"name": "backprop"},
+        cost=cost,
+        optimiser=config.optimiser | {"rate": config.twin.rate},
+    )
+    return build_learner(twin, circuit, per_epoch)
+
+
+_OPTIMISER_SKIP = ("circuit", "epochs", "per_epoch")
+
+
+def _noise(config: Config, circuit: AbstractCircuit) -> tuple[tuple[str, float], ...]:
+    names = [node.name for node in circuit.nodes]
+    rates: dict[str, float] = {}
+    for name, rate in config.noise.items():
+        if name != "hidden" and name not in names:
+            raise InputError(f"noise.{name}: no such node, {nearest(name, [*names, 'hidden'])}")
+        rates |= {n: rate for n in (names[1:-1] if name == "hidden" else [name])}
+    return tuple(sorted((name, rate) for name, rate in rates.items() if rate))
+
+
+def _named(section: str, classes: dict[str, Any], table: Table) -> Table:
+    """A table that names a class: its name, checked, and its arguments, checked and complete."""
+    rest = dict(table)
+    if "name" not in rest:
+        raise InputError(f"{section} needs a name: one of {', '.join(sorted(classes))}")
+    name = rest.pop("name")
+    made = pick(f"{section}.name", name, classes)
+    return {"name": name} | _arguments(section, made, rest, also=("name",))
+
+
+def _arguments(
+    section: str, made: Any, table: Table, skip: tuple[str, ...] = (), also: tuple[str, ...] = ()
+) -> Table:
+    """`table` checked against the signature of `made`, with its defaults filled in."""
+    hints = typing.get_type_hints(made.__init__ if inspect.isclass(made) else made)
+    known = {
+        name: parameter
+        for name, parameter in inspect.signature(made).parameters.items()
+        if name not in skip and name != "self"
+    }
+    for key in table:
+        if key not in known:
+            raise InputError(
+                f"unknown key {section}.{key}: {nearest(key, [*known, *also])}"
+            )
+    result = {}
+    for name, parameter in known.items():
+        value = table.get(name, parameter.default)
+        if isinstance(value, AbstractSolver):
+            value = _solver_table(value)
+        result[name] = _check(f"{section}.{name}", hints.get(name, type(value)), value)
+    return result
+
+
+def _solver_table(solver: AbstractSolver) -> Table:
+    (name,) = [name for name, made in SOLVERS.items() if isinstance(solver, made)]  # type: ignore
+    fields = {field.name: getattr(solver, field.name) for field in dataclasses.fields(solver)}
+    tables = {
+        key: _solver_table(value) if isinstance(value, AbstractSolver) else value
+        for key, value in fields.items()
+    }
+    return {"name": name} | tables
+
+
+def _with_solvers(table: Table) -> Table:
+    return {
+        key: SOLVERS[value["name"]](
+            **_with_solvers({k: v for k, v in value.items() if k != "name"})
+        )
+        if isinstance(value, dict)
+        else value
+        for key, value in table.items()
+    }
+
+
+def _check(path: str, hint: Any, value: Any) -> Any:
+    """The value as the annotation wants it, or `InputError` saying what was wanted."""
+    if hint is AbstractSolver:
+        return _named(path, SOLVERS, {"name": value} if isinstance(value, str) else value)
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        for option in typing.get_args(hint):
+            try:
+                return _check(path, option, value)
+            except InputError:
+                continue
+    elif hint is type(None) and value is None:
+        return None
+    elif hint is bool and isinstance(value, bool):
+        return value
+    elif hint is int and isinstance(value, int) and not isinstance(value, bool):
+        return value
+    elif hint is float and isinstance(value, int | float) and not isinstance(value, bool):
+        if math.isfinite(value):
+            return float(value)
+    elif hint is str and isinstance(value, str):
+        return value
+    elif typing.get_origin(hint) is not None and isinstance(value, list | tuple):
+        (item, *_) = typing.get_args(hint) or (Any,)
+        return [_check(path, item, entry) for entry in value]
+    raise InputError(f"{path} is {value!r}: it must be {_wanted(hint)}")
+
+
+def _wanted(hint: Any) -> str:
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        options = [_wanted(option) for option in typing.get_args(hint)]
+        return " or ".join(option for option in options if option)
+    plain = {bool: "true or false", int: "a whole number", float: "a finite number", str: "text"}
+    if hint in plain:
+        return plain[hint]
+    if hint is type(None):
+        return "left out"
+    return "a list of numbers" if typing.get_origin(hint) is not None else str(hint)
+
+
+def _locate(key: str, full: Table) -> list[str]:
+    """The path of a key in the tables; a key without a section where it is unambiguous."""
+    parts = key.split(".")
+    if len(parts) > 1 or key in full:
+        return parts
+    homes = [section for section, values in full.items() if key in values]
+    if len(homes) == 1:
+        return [homes[0], key]
+    if homes:
+        raise InputError(f"--set {key}: say which, {' or '.join(f'{h}.{key}' for h in homes)}")
+    names = [f"{section}.{name}" for section, values in full.items() for name in values]
+    raise InputError(f"unknown key {key!r}: {nearest(key, names)}")
+
+
+def _value(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _without_none(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _without_none(v) for k, v in value.items() if v is not None}
+    return value

@@ -1,0 +1,129 @@
+"""A run is a folder. This is how one is begun, and how one is found again."""
+
+import dataclasses
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+import anima.run.config as configs
+from anima.circuit.circuit import AbstractCircuit
+from anima.core.errors import InputError
+from anima.learn.learner import Learner
+from anima.run.checkpoint import write_atomically
+from anima.run.config import Config
+from anima.run.evaluate import outputs
+from anima.run.weights import load_weights
+from anima.world.data import Data, load_data
+
+
+@dataclasses.dataclass(frozen=True)
+class Header:
+    """What a run is of: the `[run]` section of its `config.toml`."""
+
+    data: str
+    data_dir: str
+    preset: str
+    seed: int
+    shape: list[int]
+    classes: int
+    version: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """A run, loaded: its circuit with its learnt weights, and how it was made."""
+
+    folder: Path
+    header: Header
+    config: Config
+    learner: Learner
+
+    @property
+    def circuit(self) -> AbstractCircuit:
+        """The learnt circuit."""
+        return self.learner.circuit
+
+    def predict(self, inputs: Float[Array, "examples pixels"]) -> Float[Array, "examples classes"]:
+        """The free outputs for a batch of flattened images with values in [0, 1]."""
+        return outputs(self.learner, self.circuit, jnp.asarray(inputs))
+
+    def data(self) -> Data:
+        """The data set that the run learnt from."""
+        return load_data(self.header.data, self.header.data_dir or None)
+
+
+def begin(
+    path: Path, config: Config, data: Data, *, name: str, data_dir: str, preset: str, seed: int
+) -> Header:
+    """Makes a run's folder and writes its `config.toml`.
+
+    **Raises:** `InputError` if the folder holds anything already, or cannot be made or written.
+    """
+    _make(path)
+    header = Header(
+        data=name,
+        data_dir=data_dir,
+        preset=preset,
+        seed=seed,
+        shape=list(data.shape),
+        classes=data.classes,
+        version=version("anima"),
+    )
+    write_atomically(path / "config.toml", configs.dump(config, dataclasses.asdict(header)))
+    return header
+
+
+def read(path: Path) -> tuple[Header, Config]:
+    """The header and the configuration of a run; raises `InputError` if it is not one."""
+    if not (path / "config.toml").is_file():
+        raise InputError(f"{path} is not an anima run (no config.toml): name a run's folder")
+    table = configs.read_file(path / "config.toml")
+    return _header(path, table.pop("run", None)), configs.resolve(table)
+
+
+def load(run: str | Path) -> Trained:
+    """A trained run, from its folder.
+
+    >>> trained = anima.load("runs/digits-eqprop-0")
+    >>> trained.predict(images).argmax(-1)
+
+    **Raises:** `InputError` if the folder is not a run, or its weights are missing or do not fit.
+    """
+    folder = Path(run)
+    header, config = read(folder)
+    pixels = 1
+    for size in header.shape:
+        pixels *= size
+    blank = configs.build_circuit(config, pixels, header.classes, jax.random.key(0))
+    path = folder / "weights.safetensors"
+    if not path.exists():
+        raise InputError(f"{folder} has no weights yet: finish it with `anima resume {folder}`")
+    learner = configs.build_learner(config, load_weights(path, blank), 1)
+    return Trained(folder, header, config, learner)
+
+
+def _header(path: Path, table: Any) -> Header:
+    fields = {field.name: field.type for field in dataclasses.fields(Header)}
+    if not isinstance(table, dict) or set(table) != set(fields):
+        raise InputError(f"{path / 'config.toml'} lacks a whole [run] section: it was edited")
+    return Header(**table)
+
+
+def _make(path: Path) -> None:
+    try:
+        if path.exists() and not path.is_dir():
+            raise InputError(f"--out {path} is a file: name a new folder")
+        if path.exists() and any(path.iterdir()):
+            ours = (path / "config.toml").exists() and (path / "checkpoints").exists()
+            hint = f"a run: `anima resume {path}`" if ours else "not an anima run"
+            raise InputError(f"--out {path} holds files already ({hint}): name a new folder")
+        path.mkdir(parents=True, exist_ok=True)
+        probe = path / ".write"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise InputError(f"--out {path} cannot be written: {error.strerror or error}") from error

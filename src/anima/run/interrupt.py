@@ -1,0 +1,32 @@
+"""Ctrl-C and SIGTERM as a question asked between compiled chunks, so that nothing is cut in half."""
+
+import contextlib
+import signal
+from collections.abc import Callable, Iterator
+
+
+@contextlib.contextmanager
+def asked_to_stop() -> Iterator[Callable[[], bool]]:
+    """Within, the first Ctrl-C or SIGTERM is only noted; a second Ctrl-C interrupts at once.
+
+    Yields a function that tells whether a stop was asked for. Outside the main thread, where
+    signals cannot be handled, it always says no.
+    """
+    asked = []
+
+    def note(number, frame):
+        if asked and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        asked.append(number)
+
+    before = {}
+    try:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            before[number] = signal.signal(number, note)
+    except ValueError:  # not the main thread
+        pass
+    try:
+        yield lambda: bool(asked)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,62 @@
+"""`metrics.jsonl`: one line per epoch and learner, and TensorBoard events where asked for."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from anima.core.errors import InputError
+from anima.run.checkpoint import write_atomically
+
+Row = dict[str, Any]
+
+
+def read_rows(path: Path) -> list[Row]:
+    """All rows of a metrics file; an unfinished last line (a killed run) is left out."""
+    rows = []
+    for line in path.read_text().splitlines() if path.exists() else []:
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return rows
+
+
+class MetricsLog:
+    """Appends rows to `metrics.jsonl`, and scalars to TensorBoard if `tensorboard`.
+
+    **Raises:** `InputError` if TensorBoard is asked for and not installed.
+    """
+
+    def __init__(self, folder: Path, *, tensorboard: bool = False, rows: list[Row] | None = None):
+        self._path = folder / "metrics.jsonl"
+        write_atomically(self._path, "".join(_line(row) for row in rows or []))
+        self._writer = _tensorboard(folder) if tensorboard else None
+
+    def add(self, row: Row) -> None:
+        """Appends one row and flushes it."""
+        with self._path.open("a") as file:
+            file.write(_line(row))
+        if self._writer is not None:
+            for name, value in row.items():
+                if isinstance(value, int | float) and name not in ("epoch", "step"):
+                    self._writer.add_scalar(f"{row['who']}/{name}", value, row["step"])
+            self._writer.flush()
+
+    def close(self) -> None:
+        """Closes the TensorBoard writer, if there is one."""
+        if self._writer is not None:
+            self._writer.close()
+
+
+def _line(row: Row) -> str:
+    return json.dumps(row) + "\n"
+
+
+def _tensorboard(folder: Path):
+    try:
+        from tensorboardX import SummaryWriter
+    except ImportError as error:
+        raise InputError(
+            "--tensorboard needs the tensorboard extra: pip install 'anima[tensorboard]'"
+        ) from error
+    return SummaryWriter(str(folder / "tensorboard"))

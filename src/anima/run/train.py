@@ -1,0 +1,298 @@
+"""Training: the loop over epochs around compiled chunks, and the folder that a run leaves behind.
+
+Everything random is drawn from the seed and the step count, so a run that was interrupted and
+resumed ends in the same bits as one that was not.
+"""
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import anima.run.config as configs
+from anima.core.errors import DivergedError, InputError
+from anima.core.types import Result
+from anima.learn.assigners import Info
+from anima.learn.learner import Learner, LearnerState
+from anima.run import checkpoint
+from anima.run.config import Config, Table
+from anima.run.evaluate import accuracy
+from anima.run.interrupt import asked_to_stop
+from anima.run.metrics import MetricsLog, Row, read_rows
+from anima.run.weights import save_weights
+from anima.world.augment import shifted
+from anima.world.data import Data
+
+LONGEST_CHUNK = 500  # steps between two looks at the clock, the signals and the numbers
+
+
+class Lives(eqx.Module):
+    """The states of the circuit and, if there is one, of its backprop twin."""
+
+    circuit: LearnerState
+    twin: LearnerState | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Tick:
+    """What a progress display needs, after every chunk."""
+
+    epoch: int
+    epochs: int
+    step: int
+    steps: int
+    cost: float
+    accuracy: float
+    energy: float
+    residual: float
+    steps_per_second: float
+    rows: list[Row]
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What a training left: states, all metrics rows, seconds, and whether it was interrupted."""
+
+    lives: Lives
+    rows: list[Row]
+    seconds: float
+    interrupted: bool
+
+
+class Training:
+    """One run of a configuration on a data set from a seed, in a folder.
+
+    **Arguments:** `config`; `data`; `seed`; `folder`, which must exist and be this run's own.
+    """
+
+    def __init__(self, config: Config, data: Data, seed: int, folder: Path):
+        train = config.train
+        count = len(data.train_labels) - train.validation
+        if count < train.batch:
+            raise InputError(
+                f"train.batch is {train.batch} but {count} training examples are left after "
+                f"train.validation = {train.validation}: make the batch smaller"
+            )
+        self.config, self.seed, self.folder = config, seed, folder
+        self.per_epoch = count // train.batch
+        self.chunk = _divisor(self.per_epoch)
+        self.inputs, self.targets, self.labels = _arrays(data)
+        self.judged, self.judged_labels, self.judge = self._judged(data, count)
+        key = jax.random.key(seed)
+        self.keys = {name: jax.random.fold_in(key, i) for i, name in enumerate(_STREAMS)}
+        circuit = configs.build_circuit(
+            config, data.pixels, data.classes, self.keys["circuit"]
+        )
+        self.learner = configs.build_learner(config, circuit, self.per_epoch)
+        self.twin = (
+            configs.build_twin(config, circuit, self.per_epoch) if config.twin.enabled else None
+        )
+        self.augment = shifted(data.shape, train.shift) if train.shift else None
+        self._sweep = eqx.filter_jit(Learner.sweep)
+
+    def run(
+        self,
+        *,
+        progress: Callable[[Tick], None] = lambda tick: None,
+        warn: Callable[[str], None] = lambda message: None,
+        resume: bool = False,
+        tensorboard: bool = False,
+    ) -> Outcome:
+        """Trains to the end, or to an interruption, saving a checkpoint after every epoch.
+
+        **Raises:** `DivergedError` with the step, the residual and a remedy (the last good
+        checkpoint stays); `InputError` if nothing can be saved or resumed.
+        """
+        lives, rows, sums, seconds = self._begin(resume, warn)
+        log = MetricsLog(self.folder, tensorboard=tensorboard, rows=rows)
+        started = time.monotonic() - seconds
+        try:
+            with asked_to_stop() as stop:
+                while int(lives.circuit.step) < self.steps and not stop():
+                    lives, infos = self._advance(lives)
+                    _accumulate(sums, infos)
+                    step, elapsed = int(lives.circuit.step), time.monotonic() - started
+                    ended = step % self.per_epoch == 0
+                    if ended:
+                        new = self._rows(lives, sums, elapsed)
+                        rows += new
+                        for row in new:
+                            log.add(row)
+                    progress(self._tick(step, sums, elapsed, rows))
+                    if ended:
+                        sums = {}
+                    if ended or stop():
+                        self._save(lives, rows, sums, elapsed)
+        finally:
+            log.close()
+        interrupted = int(lives.circuit.step) < self.steps
+        save_weights(self.folder / "weights.safetensors", lives.circuit.circuit)
+        return Outcome(lives, rows, time.monotonic() - started, interrupted)
+
+    @property
+    def steps(self) -> int:
+        """Learning steps of the whole run."""
+        return self.per_epoch * self.config.train.epochs
+
+    def init(self) -> Lives:
+        """The states before the first step."""
+        twin = self.twin.init(self.keys["learning"]) if self.twin else None
+        return Lives(self.learner.init(self.keys["learning"]), twin)
+
+    def order(self, step: int) -> jax.Array:
+        """Which examples the chunk from `step` reads: (chunk, batch), fresh order every epoch."""
+        epoch, within = divmod(step, self.per_epoch)
+        batch = self.config.train.batch
+        key = jax.random.fold_in(self.keys["order"], epoch)
+        order = jax.random.permutation(key, len(self.targets))[: self.per_epoch * batch]
+        return order.reshape(self.per_epoch, batch)[within : within + self.chunk]
+
+    def _judged(self, data: Data, count: int):
+        """The images that are judged every epoch: validation where held out, else test."""
+        if self.config.train.validation:
+            held = self.inputs[count:], self.labels[count:], "validation"
+            self.inputs, self.targets = self.inputs[:count], self.targets[:count]
+            return held
+        return jnp.asarray(_flat(data.test_images)), data.test_labels, "test"
+
+    def _begin(self, resume: bool, warn: Callable[[str], None]):
+        if not resume:
+            return self.init(), [], {}, 0.0
+        found = checkpoint.restore(self.folder / "checkpoints", self.init(), warn=warn)
+        changed = _changed(found.notes["config"], configs.as_table(self.config))
+        if changed:
+            raise InputError(
+                f"{changed} differs from the checkpoint's in {self.folder / 'config.toml'}: "
+                "put it back to resume, or start a new run"
+            )
+        rows = read_rows(self.folder / "metrics.jsonl")[: found.notes["rows"]]
+        return found.state, rows, found.notes["sums"], found.notes["seconds"]
+
+    def _save(self, lives: Lives, rows: list[Row], sums: dict, seconds: float) -> None:
+        notes = {
+            "config": configs.as_table(self.config),
+            "rows": len(rows),
+            "sums": sums,
+            "seconds": seconds,
+        }
+        step, keep = int(lives.circuit.step), self.config.train.keep
+        checkpoint.save(self.folder / "checkpoints", step, lives, notes, keep=keep)
+
+    def _advance(self, lives: Lives) -> tuple[Lives, dict[str, Info]]:
+        """One chunk of each learner, over the same examples in the same order."""
+        order = self.order(int(lives.circuit.step))
+        states, infos = {}, {}
+        for who, learner, state in self._who(lives):
+            states[who], infos[who] = self._sweep(
+                learner, state, self.inputs, self.targets, order, self.augment
+            )
+            _check_finite(who, int(lives.circuit.step), infos[who])
+        return Lives(states["circuit"], states.get("twin")), infos
+
+    def _who(self, lives: Lives) -> list[tuple[str, Learner, LearnerState]]:
+        both = [("circuit", self.learner, lives.circuit)]
+        if self.twin is not None and lives.twin is not None:
+            both.append(("twin", self.twin, lives.twin))
+        return both
+
+    def _rows(self, lives: Lives, sums: dict, seconds: float) -> list[Row]:
+        step = int(lives.circuit.step)
+        rows = []
+        for who, learner, state in self._who(lives):
+            right = accuracy(learner, state.circuit, self.judged, self.judged_labels)
+            seen = sums[who]
+            rows.append(
+                {
+                    "who": who,
+                    "epoch": step // self.per_epoch,
+                    "step": step,
+                    "cost": seen["cost"] / seen["steps"],
+                    "train_accuracy": seen["accuracy"] / seen["steps"],
+                    f"{self.judge}_accuracy": right,
+                    "energy": seen["energy"] / seen["steps"],
+                    "residual": seen["residual"],
+                    "settling_steps": seen["settling_steps"],
+                    "seconds": seconds,
+                }
+            )
+        return rows
+
+    def _tick(self, step: int, sums: dict, seconds: float, rows: list[Row]) -> Tick:
+        seen = sums["circuit"]
+        return Tick(
+            epoch=math.ceil(step / self.per_epoch),
+            epochs=self.config.train.epochs,
+            step=step,
+            steps=self.steps,
+            cost=seen["cost"] / seen["steps"],
+            accuracy=seen["accuracy"] / seen["steps"],
+            energy=seen["energy"] / seen["steps"],
+            residual=seen["residual"],
+            steps_per_second=step / max(seconds, 1e-9),
+            rows=rows,
+        )
+
+
+_STREAMS = ("circuit", "learning", "order")
+
+
+def _arrays(data: Data):
+    inputs = jnp.asarray(_flat(data.train_images))
+    targets = jax.nn.one_hot(jnp.asarray(data.train_labels), data.classes)
+    return inputs, targets, data.train_labels
+
+
+def _flat(images: np.ndarray) -> np.ndarray:
+    return images.reshape(len(images), -1)
+
+
+def _divisor(steps: int) -> int:
+    """The longest chunk that divides an epoch evenly, so that one program serves all chunks."""
+    return max(d for d in range(1, min(steps, LONGEST_CHUNK) + 1) if steps % d == 0)
+
+
+def _accumulate(sums: dict[str, Any], infos: dict[str, Info]) -> None:
+    """Adds a chunk to the running sums of the epoch, as plain numbers that JSON keeps exactly."""
+    for who, info in infos.items():
+        zero = dict(cost=0.0, accuracy=0.0, energy=0.0, residual=0.0, settling_steps=0, steps=0)
+        seen = sums.setdefault(who, zero)
+        seen["steps"] += int(info.cost.shape[0])
+        for name, values in (
+            ("cost", info.cost),
+            ("accuracy", info.output),
+            ("energy", info.energy),
+        ):
+            seen[name] += float(np.sum(np.asarray(values, np.float64)))
+        seen["residual"] = max(seen["residual"], float(jnp.max(info.residual)))
+        seen["settling_steps"] = max(seen["settling_steps"], int(jnp.max(info.steps)))
+
+
+def _check_finite(who: str, step: int, info: Info) -> None:
+    bad = (np.asarray(info.result) == Result.NONFINITE) | ~np.isfinite(np.asarray(info.cost))
+    if bad.any():
+        first = int(np.argmax(bad))
+        raise DivergedError(
+            f"the {who} diverged at step {step + first} (residual "
+            f"{float(info.residual[first]):.3g}, cost {float(info.cost[first]):.3g}): reduce "
+            "optimiser.rate, assigner.beta or the solver's dt; the last good checkpoint is kept"
+        )
+
+
+def _changed(saved: Table, now: Table, path: str = "") -> str | None:
+    """The first key in which two configurations differ."""
+    for key in sorted(set(saved) | set(now)):
+        here = f"{path}{key}"
+        if isinstance(saved.get(key), dict) and isinstance(now.get(key), dict):
+            deeper = _changed(saved[key], now[key], f"{here}.")
+            if deeper:
+                return deeper
+        elif saved.get(key) != now.get(key):
+            return here
+    return None

@@ -1,0 +1,54 @@
+"""Weights that leave: `weights.safetensors`, one named array per parameter, readable anywhere."""
+
+from pathlib import Path
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save as to_bytes
+
+from anima.circuit.circuit import AbstractCircuit
+from anima.core.errors import InputError
+from anima.run.checkpoint import write_bytes_atomically
+
+
+def save_weights(path: Path, circuit: AbstractCircuit) -> None:
+    """Writes every parameter under its dotted name, e.g. `synapses.input->h1.weight`."""
+    named = {name: np.ascontiguousarray(leaf) for name, leaf in _named(circuit)}
+    write_bytes_atomically(path, to_bytes(named, metadata={"format": "anima"}))
+
+
+def load_weights(path: Path, like: AbstractCircuit) -> AbstractCircuit:
+    """The circuit `like` with its parameters read from a file.
+
+    **Raises:** `InputError` if the file is missing or damaged, or a name or shape differs.
+    """
+    try:
+        with safe_open(str(path), framework="numpy") as file:
+            found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"cannot read the weights {path}: {error}") from error
+    names = [name for name, _ in _named(like)]
+    if set(names) != set(found):
+        odd = sorted(set(names) ^ set(found))[0]
+        raise InputError(f"{path} does not fit the circuit: parameter {odd!r} is in one only")
+    for name, leaf in _named(like):
+        if found[name].shape != leaf.shape:
+            raise InputError(
+                f"{path}: {name} has shape {found[name].shape}, the circuit wants {leaf.shape}"
+            )
+    dynamic, static = eqx.partition(like, eqx.is_inexact_array)
+    leaves = [jnp.asarray(found[name]) for name in names]
+    return eqx.combine(jax.tree.unflatten(jax.tree.structure(dynamic), leaves), static)
+
+
+def _named(circuit: AbstractCircuit) -> list[tuple[str, jax.Array]]:
+    dynamic = eqx.filter(circuit, eqx.is_inexact_array)
+    leaves = jax.tree_util.tree_leaves_with_path(dynamic)
+    return [(".".join(str(_part(entry)) for entry in path), leaf) for path, leaf in leaves]
+
+
+def _part(entry) -> str:
+    return getattr(entry, "name", None) or getattr(entry, "key", None) or str(entry.idx)
