@@ -36,6 +36,8 @@ import floor
 
 HERE = Path(__file__).resolve().parent
 ANSWER_SECONDS = 300.0
+BUSY_SHARE = 0.5
+UNITS = ("samples_per_second", "samples_per_cpu_second")
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NPROC")
 DROPPED_VARIABLES = ("JAX_COMPILATION_CACHE_DIR", "XLA_FLAGS", "PYTHONPATH", "PYTHONHOME")
 
@@ -122,7 +124,7 @@ class Worker:
             )
         try:
             self.ready = self.answer()
-        except WorkerError:
+        except (WorkerError, ValueError):
             self.end()
             raise
         self.ready["startup_seconds"] = time.perf_counter() - begun
@@ -233,7 +235,7 @@ class Race:
         self.turns: dict[str, list[dict[str, Any]]] = {}
         self.skipped: dict[str, str] = {}
         self.gemm: Worker | None = None
-        self.rates: list[dict[str, float]] = []
+        self.rates: list[dict[str, tuple[float, float]]] = []
 
     def __enter__(self) -> Race:
         return self
@@ -280,7 +282,8 @@ class Race:
             except (WorkerError, ValueError) as error:
                 self.drop(label, error)
         if self.gemm is not None:
-            self.rates.append(self.gemm.ask("go 1")["gflops"])
+            with contextlib.suppress(WorkerError, ValueError):
+                self.rates.append(self.gemm.ask("go 1")["gflops"])
 
     def summary(self) -> dict[str, Any]:
         bound = summarise_floor(self.case, self.rates)
@@ -310,12 +313,11 @@ class Race:
         row = {**worker.ready, "peak_memory_mb": memory}
         row["loss"] = {"first": self.losses[label], "last": final}
         row["learns"] = final < self.losses[label]
-        row["samples_per_second"] = spread([t["samples"] / t["seconds"] for t in turns])
-        row["samples_per_cpu_second"] = spread([t["samples"] / t["cpu_seconds"] for t in turns])
+        for unit, clock in zip(UNITS, ("seconds", "cpu_seconds"), strict=True):
+            row[unit] = spread([turn["samples"] / turn[clock] for turn in turns])
         row["turns"] = turns
-        if turns and bound["samples_per_second"]:
-            middle = row["samples_per_second"]["median"]
-            row["times_floor"] = bound["samples_per_second"] / middle
+        if turns and self.rates:
+            row["times_floor"] = {unit: bound[unit] / row[unit]["median"] for unit in UNITS}
         return row
 
 
@@ -325,21 +327,24 @@ def spread(values: Sequence[float]) -> dict[str, float]:
     return {"median": statistics.median(values), "min": min(values), "max": max(values)}
 
 
-def summarise_floor(case: Case, rates: Sequence[dict[str, float]]) -> dict[str, Any]:
+def summarise_floor(case: Case, rates: Sequence[dict[str, tuple[float, float]]]) -> dict[str, Any]:
     """FLOPs a sample, the best median matrix-product rate of the run, and what they allow."""
-    names = rates[0] if rates else {}
-    medians = {name: statistics.median(rate[name] for rate in rates) for name in names}
+    names = list(rates[0]) if rates else []
+    wall, cpu = (
+        {name: statistics.median(rate[name][unit] for rate in rates) for name in names}
+        for unit in range(2)
+    )
     count = {
         kind: floor.flops(case.task, case.sizes, case.steps, case.nudged, hoisted=hoisted)
         for kind, hoisted in (("hoisted", True), ("recomputed", False))
     }
-    peak = max(medians.values(), default=0.0)
+    peaks = [max(medians.values(), default=0.0) for medians in (wall, cpu)]
     return {
         "flops_per_sample": count,
-        "gflops_median": medians,
-        "gflops_peak": peak,
-        "peak_shape": max(medians, key=lambda name: medians[name], default=""),
-        "samples_per_second": peak * 1e9 / count["hoisted"],
+        "gflops_median": {"wall": wall, "cpu": cpu},
+        "gflops_peak": peaks[0],
+        "peak_shape": max(wall, key=lambda name: wall[name], default=""),
+        **{unit: peak * 1e9 / count["hoisted"] for unit, peak in zip(UNITS, peaks, strict=True)},
     }
 
 
@@ -353,13 +358,10 @@ def compare(reference: dict[str, Any] | None, row: dict[str, Any]) -> dict[str, 
 
     pairs = zip(reference["turns"], row["turns"], strict=False)
     same_round = [speed(ours) / speed(theirs) for ours, theirs in pairs]
-    ratios = {
-        unit: reference[unit]["median"] / row[unit]["median"]
-        for unit in ("samples_per_second", "samples_per_cpu_second")
-    }
+    wall, cpu = (reference[unit]["median"] / row[unit]["median"] for unit in UNITS)
     return {
-        "wall": ratios["samples_per_second"],
-        "cpu": ratios["samples_per_cpu_second"],
+        "wall": wall,
+        "cpu": cpu,
         "wall_min": min(same_round),
         "wall_max": max(same_round),
     }
@@ -368,7 +370,7 @@ def compare(reference: dict[str, Any] | None, row: dict[str, Any]) -> dict[str, 
 def race(case: Case, threads: int, options: argparse.Namespace) -> dict[str, Any]:
     """Run one case at one thread count."""
     say(f"{case.name}, {threads} core(s)")
-    load = os.getloadavg() if hasattr(os, "getloadavg") else ()
+    load = load_average()
     with Race(case, threads, options) as contest:
         for entrant in entrants_of(case):
             if not options.peers or entrant.label in options.peers:
@@ -376,7 +378,12 @@ def race(case: Case, threads: int, options: argparse.Namespace) -> dict[str, Any
         contest.enter_gemm()
         for number in range(options.rounds):
             contest.round(number)
-        return {**contest.summary(), "load_before": load}
+        return {**contest.summary(), "load_before": load, "load_after": load_average()}
+
+
+def load_average() -> float:
+    """Processes that wanted a core over the last minute; 0 where the system does not say."""
+    return os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
 
 
 def say(line: str) -> None:
@@ -384,26 +391,27 @@ def say(line: str) -> None:
 
 
 HEADER = (
-    *("", "samples/s", "min", "max", "per CPU-s", "ratio", "target", "call 1 s"),
-    *("build s", "peak MB", "x floor", "loss"),
+    *("", "samples/s", "min", "max", "per CPU-s", "ratio", "by CPU", "target"),
+    *("call 1 s", "build s", "peak MB", "x floor", "by CPU", "loss"),
 )
 
 
 def table_row(label: str, row: dict[str, Any]) -> tuple[str, ...]:
-    wall, cpu = row["samples_per_second"], row["samples_per_cpu_second"]
+    wall, cpu = (row[unit] for unit in UNITS)
     ratio, target = row["reference_over_this"], row["target"]
+    above = row.get("times_floor")
     rates = [f"{wall[key]:,.0f}" if wall else "-" for key in ("median", "min", "max")]
     met = "" if not ratio or target is None else " yes" if ratio["wall"] >= target else " NO"
     return (
         label,
         *rates,
         f"{cpu['median']:,.0f}" if cpu else "-",
-        f"{ratio['wall']:.2f}" if ratio else "-",
+        *(f"{ratio[unit]:.2f}" if ratio else "-" for unit in ("wall", "cpu")),
         f">={target:g}{met}" if target is not None else "",
         f"{row['first_call_seconds']:.2f}",
         f"{row['build_seconds']:.2f}",
         f"{row['peak_memory_mb']:,.0f}",
-        f"{row['times_floor']:.2f}" if "times_floor" in row else "-",
+        *(f"{above[unit]:.2f}" if above else "-" for unit in UNITS),
         f"{row['loss']['first']:.3f} > {row['loss']['last']:.3f}" + ("" if row["learns"] else " !"),
     )
 
@@ -415,12 +423,22 @@ def title(result: dict[str, Any]) -> str:
     head = f"{case['name']}: {sizes}, batch {case['batch']}, {steps}, {result['threads']} core(s)"
     megaflops = {kind: count / 1e6 for kind, count in bound["flops_per_sample"].items()}
     counts = f"{megaflops['hoisted']:.2f} MFLOP a sample ({megaflops['recomputed']:.2f} unhoisted)"
+    busy = busy_note(result)
     peak = f"{bound['gflops_peak']:.1f} GFLOP/s ({bound['peak_shape']})"
-    return f"{head}\nfloor: {counts} at {peak} = {bound['samples_per_second']:,.0f} samples/s"
+    reach = f"floor: {counts} at {peak} = {bound['samples_per_second']:,.0f} samples/s"
+    return "\n".join(line for line in (head, reach, busy) if line)
+
+
+def busy_note(result: dict[str, Any]) -> str:
+    """A warning when other work was running at the start: spinning threads then lose most."""
+    load, cores = result["load_before"], len(available_cores())
+    if load <= BUSY_SHARE * cores:
+        return ""
+    return f"the load was {load:.1f} on {cores} cores before this: trust the ratios by CPU, if any"
 
 
 def render(result: dict[str, Any]) -> str:
-    """A table for people; `ratio` is the reference row over this one."""
+    """A table for people; `ratio` is the reference row over this one, "by CPU" in CPU time."""
     rows = [HEADER, *(table_row(label, row) for label, row in result["rows"].items())]
     widths = [max(len(row[column]) for row in rows) for column in range(len(HEADER))]
     lines = [title(result)]

@@ -1,8 +1,8 @@
 """One virtual environment for each peer, made once, so that no peer's pins can disturb another's.
 
-They live in `benchmarks/.environments/<name>` (a folder that ignores itself in git). A marker holds a
-hash of the requirements: an environment whose requirements have not changed is left alone, one whose
-requirements have is made anew, and a peer that cannot be installed is reported, not fatal.
+They live in `benchmarks/.environments/<name>` (a folder that ignores itself in git). A marker holds
+a hash of the requirements: an environment is left alone while they stay the same and made anew when
+they change. A peer that cannot be installed is reported, which is not fatal.
 
     python benchmarks/speed/environments.py [NAME ...]
 """

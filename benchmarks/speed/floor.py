@@ -6,7 +6,8 @@ more of the time. A program can still be below a "floor" that presumes dense pro
 by leaving out products that are known to be zero (errors still zero in the first settling steps,
 states still zero at the start of a free phase); none of that is taken off here.
 
-Sizes are n_0 ... n_L, P_l = n_{l-1} n_l, S = P_1 + ... + P_L, R = S - P_1. All results are per sample.
+Sizes are n_0 ... n_L, P_l = n_{l-1} n_l, S = P_1 + ... + P_L, R = S - P_1. All results are per
+sample.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ def predictive_flops(sizes: Sequence[int], steps: int, *, hoisted: bool = True) 
 def eqprop_flops(
     sizes: Sequence[int], steps: int, nudged: int, *, phases: int = 2, hoisted: bool = True
 ) -> int:
-    """One training step of equilibrium propagation: T free steps, K in each of `phases` nudged ones.
+    """One training step of equilibrium propagation: T free steps, K in each nudged phase.
 
     A settling step carries every inner layer's product up and down: 4 R. This is so for synchronous
     steps and for even-odd sweeps, which move each layer once.

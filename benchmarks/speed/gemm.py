@@ -1,4 +1,4 @@
-"""The machine's float32 matrix-product rate, for the shapes a job really multiplies and a large one.
+"""The machine's float32 matrix-product rate, for the shapes a job multiplies and a large one.
 
 A floor in seconds needs a peak in FLOP/s, and on a shared machine the peak moves: so this is also a
 worker that speaks the peers' protocol (each `go` measures every shape once more), and is measured
@@ -20,7 +20,7 @@ import numpy as np
 
 sys.path.append(str(Path(__file__).resolve().parent / "peers"))
 
-from _protocol import Job, converse, parse_job  # noqa: E402
+from _protocol import Job, converse, parse_job, private_stdout
 
 SQUARE = 1536
 SECONDS_EACH = 0.08
@@ -57,17 +57,20 @@ def jax_product(shape: Shape) -> Callable[[], Any]:
 BACKENDS = {"numpy": numpy_product, "jax": jax_product}
 
 
-def rate(product: Callable[[], Any], shape: Shape, seconds: float = SECONDS_EACH) -> float:
-    """GFLOP/s of repeated calls over about `seconds`, each waited for."""
+def rate(
+    product: Callable[[], Any], shape: Shape, seconds: float = SECONDS_EACH
+) -> tuple[float, float]:
+    """GFLOP per wall second and per CPU second, over about `seconds` of calls, each waited for."""
     product()
-    begun, count = time.perf_counter(), 0
-    while (spent := time.perf_counter() - begun) < seconds or count == 0:
+    begun, cpu, count = time.perf_counter(), time.process_time(), 0
+    while (wall := time.perf_counter() - begun) < seconds or count == 0:
         product()
         count += 1
-    return count * 2 * shape[0] * shape[1] * shape[2] / spent / 1e9
+    work = count * 2 * shape[0] * shape[1] * shape[2] / 1e9
+    return work / wall, work / (time.process_time() - cpu)
 
 
-def make_measure(job: Job) -> Callable[[], dict[str, float]]:
+def make_measure(job: Job) -> Callable[[], dict[str, tuple[float, float]]]:
     """A function that measures every backend and shape once; a missing JAX is left out."""
     calls: dict[str, tuple[Callable[[], Any], Shape]] = {}
     for backend, make in BACKENDS.items():
@@ -84,10 +87,12 @@ def main() -> None:
     measure = make_measure(parse_job())
     if sys.stdin.isatty():
         for name, value in measure().items():
-            print(f"{name}: {value:.1f} GFLOP/s")
+            print(f"{name}: {value[0]:.1f} GFLOP/s, {value[1]:.1f} a CPU second")
         return
+    channel = private_stdout()
     measure()
-    converse({"ready": True, "peer": "gemm"}, {"go": lambda _: {"gflops": measure()}})
+    ready = {"ready": True, "peer": "gemm"}
+    converse(channel, ready, {"go": lambda _: {"gflops": measure()}})
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Protocol
 
 
@@ -85,9 +86,8 @@ def make_weights(job: Job) -> list[Any]:
     import numpy as np
 
     generator = np.random.default_rng(job.seed + 1)
-    pairs = zip(job.sizes[:-1], job.sizes[1:], strict=True)
-    draw = [(generator.random(shape, dtype=np.float32) * 2 - 1) / shape[0] ** 0.5 for shape in pairs]
-    return [weight.astype(np.float32) for weight in draw]
+    bounds = [(shape, np.float32(shape[0] ** -0.5)) for shape in pairwise(job.sizes)]
+    return [(generator.random(s, dtype=np.float32) * 2 - 1) * bound for s, bound in bounds]
 
 
 def peak_memory_mb() -> float:
@@ -114,16 +114,17 @@ def timed(trainer: Trainer, steps: int) -> tuple[float, float]:
     return time.perf_counter() - wall, time.process_time() - cpu
 
 
-def _private_stdout() -> Any:
+def private_stdout() -> Any:
     """Keep the real stdout for answers, and send everything else printed to stderr."""
     channel = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
     return channel
 
 
-def converse(answer: dict[str, Any], commands: dict[str, Callable[[str], dict[str, Any]]]) -> None:
+def converse(
+    channel: Any, answer: dict[str, Any], commands: dict[str, Callable[[str], dict[str, Any]]]
+) -> None:
     """Send `answer`, then obey commands until `stop` or the end of input."""
-    channel = _private_stdout()
     while True:
         print(json.dumps(answer), file=channel, flush=True)
         word, _, rest = sys.stdin.readline().strip().partition(" ")
@@ -135,7 +136,7 @@ def converse(answer: dict[str, Any], commands: dict[str, Callable[[str], dict[st
 
 def serve(peer: str, build: Callable[[Job, Any, Any], Trainer]) -> None:
     """Build the peer's trainer, time its first call, and answer until told to stop."""
-    job = parse_job()
+    channel, job = private_stdout(), parse_job()
     inputs, labels = make_data(job)
     memory = peak_memory_mb()
     begun = time.perf_counter()
@@ -161,4 +162,4 @@ def serve(peer: str, build: Callable[[Job, Any, Any], Trainer]) -> None:
         times = {"seconds": seconds, "cpu_seconds": cpu_seconds}
         return {"steps": int(count), **times, "samples": samples}
 
-    converse(ready, {"go": go, "loss": lambda _: {"loss": float(trainer.loss())}})
+    converse(channel, ready, {"go": go, "loss": lambda _: {"loss": float(trainer.loss())}})

@@ -8,6 +8,7 @@ by autodiff); `explicit` uses its hand-differentiated `LinearExplicitGrad`.
 from __future__ import annotations
 
 from importlib.metadata import version
+from itertools import pairwise
 from typing import Any
 
 import jax
@@ -42,10 +43,9 @@ def build_graph(job: Job) -> Any:
         activation = IdentityActivation() if last else TanhActivation()
         options = {"activation": activation, "weight_init": XavierInitializer()}
         chain.append(node(shape=(size,), name=f"layer{index}", **options))
-    pairs = zip(chain[:-1], chain[1:], strict=True)
     return graph(
         nodes=chain,
-        edges=[Edge(source=below, target=above.slot("in")) for below, above in pairs],
+        edges=[Edge(source=below, target=above.slot("in")) for below, above in pairwise(chain)],
         task_map=TaskMap(x=chain[0], y=chain[-1]),
         inference=InferenceSGD(eta_infer=RATE, infer_steps=job.steps),
     )

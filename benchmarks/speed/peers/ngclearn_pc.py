@@ -9,9 +9,8 @@ process's own `scan`, as other exhibits do.
 
 from __future__ import annotations
 
-import contextlib
-import os
 from importlib.metadata import version
+from itertools import pairwise
 from typing import Any
 
 import jax
@@ -26,9 +25,9 @@ TIME_CONSTANT, LEARNING_RATE = 10.0, 1e-3
 NOTE = (
     "reset; copy the weights to the projection and (transposed) to the feedback synapses; one "
     "projection pass; T steps of the advance process ({loop}; dt 1, tau 10, so rate .1; means "
-    "tanh(z) W + b, every product computed again); then the evolve process: Hebbian updates through "
-    "the synapses' own Adam (1e-3), gradients summed over the batch. The exhibit's clipping of "
-    "labels, its energy read-out and its saving to disk are left out."
+    "tanh(z) W + b, every product computed again); then the evolve process: Hebbian updates "
+    "through the synapses' own Adam (1e-3), gradients summed over the batch. The exhibit's "
+    "clipping of labels, its energy read-out and its saving to disk are left out."
 )
 
 
@@ -56,7 +55,7 @@ class Circuit:
                 GaussianErrorCell(f"e{i}", n_units=size, batch_size=self.batch)
                 for i, size in enumerate(job.sizes[1:], 1)
             ]
-            shapes = list(zip(job.sizes[:-1], job.sizes[1:], strict=True))
+            shapes = list(pairwise(job.sizes))
             self.synapses = [self.plastic(f"W{i}", shape) for i, shape in enumerate(shapes, 1)]
             self.feedback = [
                 self.static(f"E{i}", shape[::-1]) for i, shape in enumerate(shapes[1:], 2)
@@ -173,10 +172,5 @@ class NgcPredictive:
         return 0.5 * float(((self.labels - output) ** 2).sum(-1).mean())
 
 
-def build(job: Job, inputs: Any, labels: Any) -> NgcPredictive:
-    with contextlib.redirect_stdout(open(os.devnull, "w")):
-        return NgcPredictive(job, inputs, labels)
-
-
 if __name__ == "__main__":
-    serve("ngclearn", build)
+    serve("ngclearn", NgcPredictive)

@@ -6,8 +6,6 @@ every settling step, as most first versions do.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from _protocol import Job, make_weights, serve
 
@@ -96,9 +94,5 @@ class NumpyPredictive:
         return 0.5 * float(((self.labels - self.forward()[-1]) ** 2).sum(1).mean())
 
 
-def build(job: Job, inputs: Any, labels: Any) -> NumpyPredictive:
-    return NumpyPredictive(job, inputs, labels)
-
-
 if __name__ == "__main__":
-    serve("numpy", build)
+    serve("numpy", NumpyPredictive)

@@ -8,16 +8,17 @@ step inside the library's own `scan`, which keeps compile time flat in T.
 from __future__ import annotations
 
 from importlib.metadata import version
+from itertools import pairwise
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
-from _protocol import Job, make_weights, serve
 import pcx.functional as pxf
 import pcx.nn as pxnn
 import pcx.predictive_coding as pxc
 import pcx.utils as pxu
+from _protocol import Job, make_weights, serve
 
 RATE, LEARNING_RATE = 0.1, 1e-3
 NOTE = (
@@ -36,8 +37,7 @@ class Net(pxc.EnergyModule):
 
     def __init__(self, sizes: tuple[int, ...]) -> None:
         super().__init__()
-        pairs = zip(sizes[:-1], sizes[1:], strict=True)
-        self.layers = [pxnn.Linear(below, above) for below, above in pairs]
+        self.layers = [pxnn.Linear(below, above) for below, above in pairwise(sizes)]
         self.vodes = [pxc.Vode() for _ in self.layers]
         self.vodes[-1].h.frozen = True
 

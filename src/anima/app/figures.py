@@ -1,12 +1,13 @@
 """Figures: plain data in, a matplotlib `Figure` out, one hand for all of them.
 
-They live apart from the report and from the training loop so that anyone can draw the same picture
-from the same numbers. Nothing here touches pyplot or leaves a global setting changed, and matplotlib
-is imported only when a figure is asked for. Each figure carries its alternative text, in words and
-numbers, as its label (`alt_text`): whoever cannot see the picture still gets what it says.
+They live apart from the report and from the training loop so that anyone can draw the same
+picture from the same numbers. Nothing here touches pyplot or leaves a global setting changed, and
+matplotlib is imported only when a figure is asked for. Each figure carries its alternative text,
+in words and numbers, as its label (`alt_text`): whoever cannot see it still gets what it says.
 """
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
@@ -28,6 +29,8 @@ DASHES = ("-", (0, (5, 1.6)), (0, (1.6, 1.4)), (0, (6, 1.5, 1.5, 1.5)))
 
 _WIDTH, _DPI = 7.0, 130  # inches: 910 pixels
 _FONT, _SIZE, _SMALL = "DejaVu Sans", 9.5, 8.5  # the one font that matplotlib itself brings
+_STEPS = ((200, (1,)), (10, (1, 2, 5)), (0, (1, 1.5, 2, 3, 4, 6, 8)))  # ratio -> log ticks
+_MINUS = "\N{MINUS SIGN}"
 _FLOOR = 1e-12  # a residual below this is drawn here: it has no meaning left, nor 0 a logarithm
 _MOST_NUMBERS = 20  # classes beyond which a confusion's counts would be too small to read
 _MOST_LABELS = 25  # and beyond which not every class is named
@@ -37,41 +40,40 @@ _MOST_FIELDS = 64
 # What people ask for.
 
 
-def learning_curve(rows: Rows, twin: Rows = ()) -> "Figure":
+def learning_curve(rows: Rows, twin: Rows = (), *, judged: str = "test") -> "Figure":
     """Test error (%) and training cost per epoch, with the backprop twin beside if there is one.
 
     **Arguments:** `rows`, one mapping per epoch: `epoch`, `test_accuracy` in [0, 1] and
-    `train_cost`; a row may lack one of the last two (not every epoch need be tested). `twin`,
-    the same for the network of equal size that backprop trained. An axis whose values are
-    positive and span more than a factor 5 is logarithmic.
+    `cost`; a row may lack one of the last two (not every epoch need be tested). `twin`, the
+    same for the network of equal size that backprop trained. `judged`, the set that was judged:
+    with `"validation"` the key is `validation_accuracy` and the panel says so. An axis whose
+    values are positive and span more than a factor 4 is logarithmic.
 
     **Raises:** `InputError` if no row has one of the keys.
 
-    >>> learning_curve([{"epoch": 1, "test_accuracy": 0.97, "train_cost": 0.1}])
+    >>> learning_curve([{"epoch": 1, "test_accuracy": 0.97, "cost": 0.1}])
     """
     runs = {"circuit": rows, "backprop twin": twin} if twin else {"circuit": rows}
     error = {
         name: (epochs, 100 * (1 - accuracy))
         for name, run in runs.items()
-        for epochs, accuracy in [_series(name, run, "test_accuracy")]
+        for epochs, accuracy in [_series(name, run, f"{judged}_accuracy")]
     }
-    cost = {name: _series(name, run, "train_cost") for name, run in runs.items()}
+    cost = {name: _series(name, run, "cost") for name, run in runs.items()}
     with _style():
         figure, (above, below) = _stacked()
-        _curves(above, error, "Test error (%)", "{:.2f} %")
+        _curves(above, error, f"{judged.capitalize()} error (%)", "{:.2f} %")
         _curves(below, cost, "Training cost", "{:.3g}")
         _whole_numbers(below, [x for x, _ in (*error.values(), *cost.values())], "Epoch")
     said = [
-        f"{name}: test error {_range(error[name][1], '{:.2f} %')}, "
+        f"{name}: {judged} error {_range(error[name][1], '{:.2f} %')}, "
         f"training cost {_range(cost[name][1], '{:.3g}')}"
         for name in runs
     ]
     return _say(figure, f"Learning curves over {len(rows)} epoch(s). {'; '.join(said)}.")
 
 
-def settling(
-    phases: Mapping[str, tuple[np.ndarray, np.ndarray]], *, title: str = ""
-) -> "Figure":
+def settling(phases: Mapping[str, tuple[np.ndarray, np.ndarray]], *, title: str = "") -> "Figure":
     """How a circuit came to rest: energy, and below it the residual, over settling steps.
 
     **Arguments:** `phases`: name -> (energy, residual), each of shape (steps + 1,) as `trace`
@@ -85,7 +87,7 @@ def settling(
     with _style():
         figure, (above, below) = _stacked()
         for index, (name, (steps, energy, residual)) in enumerate(paths.items()):
-            look = _look(index, steps.size, label=_plain(name))
+            look = _look(index, steps.size, label=_phase(name))
             above.plot(steps, _finite(energy), **look)
             below.plot(steps, np.maximum(_finite(residual), _FLOOR), **look)
         _head(above, "Energy")
@@ -107,8 +109,8 @@ def settling(
 def confusion(counts: np.ndarray, names: Sequence[str]) -> "Figure":
     """Which class was taken for which: colour is the share of the true class, numbers are counts.
 
-    The colour grows with the square root of the share, so that an error of one in a hundred is
-    seen beside a diagonal of ninety-nine.
+    The colour grows with the cube root of the share, so that an error of one in a hundred is seen
+    beside a diagonal of ninety-nine.
 
     **Arguments:** `counts`, shape (K, K), true class x predicted class; `names`, K of them. Up to
     20 classes have their counts and their recall written; a class never seen has no recall.
@@ -135,9 +137,7 @@ def confusion(counts: np.ndarray, names: Sequence[str]) -> "Figure":
     return _say(figure, _confusion_words(counts, names))
 
 
-def receptive_fields(
-    weight: np.ndarray, shape: tuple[int, int] | tuple[int, int, int]
-) -> "Figure":
+def receptive_fields(weight: np.ndarray, shape: tuple[int, int] | tuple[int, int, int]) -> "Figure":
     """What units look for: the incoming weights of up to 64 of them, the largest norm first.
 
     All share one colour scale, symmetric about 0; its ends are the 0.2 % of weights that are
@@ -147,7 +147,7 @@ def receptive_fields(
     **Arguments:** `weight`, shape (pixels, units); `shape`, of one input: (height, width) or
     (height, width, channels), whose product is pixels.
 
-    **Raises:** `InputError` if the two do not fit, or there is no unit.
+    **Raises:** `InputError` if the two do not fit, there is no unit, or a weight is not finite.
     """
     weight = np.asarray(weight, dtype=float)
     if weight.ndim != 2 or not weight.size or weight.shape[0] != math.prod(shape):
@@ -155,9 +155,12 @@ def receptive_fields(
             f"receptive_fields: weight of shape {weight.shape} for inputs of shape {shape}: "
             f"give a (pixels, units) array with pixels = {math.prod(shape)}"
         )
+    if not np.isfinite(weight).all():
+        raise InputError("receptive_fields: a weight is not finite: draw an earlier checkpoint")
     norms = np.linalg.norm(weight, axis=0)
     chosen = np.argsort(-norms, kind="stable")[:_MOST_FIELDS]
-    limit = float(np.quantile(np.abs(weight[:, chosen]), 0.998)) or float(np.max(norms)) or 1.0
+    sizes = np.abs(weight[:, chosen])
+    limit = float(np.quantile(sizes, 0.998)) or float(sizes.max()) or 1.0
     sheet = _sheet(_tiles(weight[:, chosen], shape))
     height, width = sheet.shape[:2]
     with _style():
@@ -286,6 +289,11 @@ def _plain(text: object) -> str:
     return str(text).replace("$", r"\$")
 
 
+def _phase(name: str) -> str:
+    """A phase's name with its minus as long as its plus."""
+    return re.sub(r"(?<=\s)-(?=\S*$)", _MINUS, _plain(name))
+
+
 # Lines.
 
 
@@ -324,20 +332,20 @@ def _curves(
     _head(axes, head)
     _span(axes, np.concatenate([y for _, y in lines.values()]))
     ends = {name: y[np.isfinite(y)] for name, (_, y) in lines.items()}
-    labels = {n: f"{n}  {form.format(y[-1])}" if y.size else f"{n}  no value" for n, y in ends.items()}
-    _name_ends(axes, {labels[n]: float(y[-1]) if y.size else math.nan for n, y in ends.items()})
+    last = {name: float(y[-1]) if y.size else math.nan for name, y in ends.items()}
+    _name_ends(axes, {f"{name}  {form.format(y)}": y for name, y in last.items()})
 
 
 def _span(axes: "Axes", values: np.ndarray) -> None:
-    """A logarithmic axis for what spans more than a factor 5; else one that does not hide 0."""
+    """A logarithmic axis for what spans more than a factor 4; else one that does not hide 0."""
     from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
     values = values[np.isfinite(values)]
     low, high = (values.min(), values.max()) if values.size else (0.0, 1.0)
-    if low > 0 and high > 5 * low:
-        wide = high > 200 * low
+    if low > 0 and high > 4 * low:
+        steps = next(steps for ratio, steps in _STEPS if high > ratio * low)
         axes.set_yscale("log")
-        axes.yaxis.set_major_locator(LogLocator(subs=(1,) if wide else (1, 2, 5), numticks=12))
+        axes.yaxis.set_major_locator(LogLocator(subs=steps, numticks=12))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.yaxis.set_minor_formatter(NullFormatter())
         axes.set_ylim(low / (high / low) ** 0.12, high * (high / low) ** 0.08)
@@ -355,7 +363,9 @@ def _whole_numbers(axes: "Axes", runs: Sequence[np.ndarray], label: str) -> None
     low, high = float(every.min()), float(every.max())
     pad = 0.015 * (high - low) or 0.5
     axes.set_xlim(low - pad, high + pad)
-    axes.xaxis.set_major_locator(MaxNLocator(nbins=10, integer=True, min_n_ticks=1))
+    axes.xaxis.set_major_locator(
+        MaxNLocator(nbins=10, steps=[1, 2, 5, 10], integer=True, min_n_ticks=1)
+    )
     axes.set_xlabel(label)
 
 
@@ -373,18 +383,20 @@ def _name_ends(axes: "Axes", ends: Mapping[str, float], first: int = 0) -> None:
 
 def _apart(wanted: Sequence[float], gap: float) -> np.ndarray:
     """The heights nearest to `wanted` that keep `gap` between each other, kept within [0, 1]."""
-    wanted = np.asarray(wanted, dtype=float)
-    order = np.argsort(wanted, kind="stable")
-    aim = wanted[order] - gap * np.arange(wanted.size)
+    heights = np.asarray(wanted, dtype=float)
+    order = np.argsort(heights, kind="stable")
+    shift = gap * np.arange(heights.size)
     groups: list[list[float]] = []
-    for height in aim:  # isotonic regression: neighbours in each other's way share their mean
+    for height in (
+        heights[order] - shift
+    ):  # isotonic regression: neighbours in each other's way share their mean
         groups.append([height])
         while len(groups) > 1 and np.mean(groups[-2]) > np.mean(groups[-1]):
             groups[-2:] = [groups[-2] + groups[-1]]
     level = np.concatenate([np.full(len(g), np.mean(g)) for g in groups])
-    level = np.clip(level, 0, max(0.0, 1 - gap * (wanted.size - 1)))
-    placed = np.empty(wanted.size)
-    placed[order] = level + gap * np.arange(wanted.size)
+    level = np.clip(level, 0, max(0.0, 1 - gap * (heights.size - 1)))
+    placed = np.empty(heights.size)
+    placed[order] = level + shift
     return placed
 
 
@@ -397,7 +409,7 @@ def _paths(
     """Name -> (steps, energy, residual), each phase after the first begun where that one ended."""
     if not phases:
         raise InputError('settling: no phase: give at least {"free": (energy, residual)}')
-    paths, origin = {}, 0
+    paths: dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
     for name, (energy, residual) in phases.items():
         energy, residual = np.asarray(energy, dtype=float), np.asarray(residual, dtype=float)
         if energy.ndim != 1 or energy.shape != residual.shape or not energy.size:
@@ -405,8 +417,8 @@ def _paths(
                 f"settling: phase {name!r} has energy of shape {energy.shape} and residual of "
                 f"shape {residual.shape}: both must be (steps + 1,)"
             )
+        origin = next(iter(paths.values()))[0][-1] if paths else 0
         paths[name] = (origin + np.arange(energy.size), energy, residual)
-        origin = origin or energy.size - 1
     return paths
 
 
@@ -446,9 +458,9 @@ def _powers() -> Any:
 def _name_phases(
     above: "Axes", below: "Axes", paths: Mapping[str, tuple[np.ndarray, np.ndarray, np.ndarray]]
 ) -> None:
-    """Phases named at their ends; if several, the first within, and a rule where the others begin."""
+    """Phases named at their ends; if several, the first within, and a rule where it ends."""
     ends = {
-        _plain(name): float(good[-1]) if (good := energy[np.isfinite(energy)]).size else math.nan
+        _phase(name): float(good[-1]) if (good := energy[np.isfinite(energy)]).size else math.nan
         for name, (_, energy, _) in paths.items()
     }
     if len(paths) == 1:
@@ -479,12 +491,12 @@ def _shares(figure: "Figure", axes: "Axes", share: np.ndarray) -> None:
     from matplotlib.colors import PowerNorm
 
     size = share.shape[0]
-    image = axes.imshow(share, cmap="Blues", norm=PowerNorm(0.5, 0, 1), interpolation="nearest")
+    image = axes.imshow(share, cmap="Blues", norm=PowerNorm(1 / 3, 0, 1), interpolation="nearest")
     if size <= 50:
         axes.set_xticks(np.arange(size - 1) + 0.5, minor=True)
         axes.set_yticks(np.arange(size - 1) + 0.5, minor=True)
         axes.grid(which="minor", color="white", linewidth=1.4 if size <= _MOST_NUMBERS else 0.5)
-    marks = [0, 0.01, 0.05, 0.2, 0.5, 1]
+    marks = [0, 0.01, 0.05, 0.1, 0.2, 0.5, 1]
     bar = figure.colorbar(image, ax=axes, ticks=marks, aspect=32, shrink=0.82, pad=0.02)
     _ticks(bar.ax)
     bar.ax.set_yticklabels([f"{mark:.0%}" for mark in marks])
@@ -497,7 +509,7 @@ def _class_axes(axes: "Axes", names: Sequence[str]) -> None:
     """The predicted class along the top, the true one down the left: read as a table is."""
     size = len(names)
     shown = np.arange(0, size, math.ceil(size / _MOST_LABELS))
-    words = [_plain(names[i]) for i in shown]
+    words = [_plain(names[int(i)]) for i in shown]
     slant = {"rotation": 45, "ha": "left", "rotation_mode": "anchor"}
     axes.set_xticks(shown, words, **(slant if max(map(len, words)) > 3 else {}))
     axes.set_yticks(shown, words)
@@ -515,9 +527,9 @@ def _write_counts(axes: "Axes", counts: np.ndarray, share: np.ndarray) -> None:
     size = min(_SIZE, cell / (0.68 * len(f"{counts.max():.0f}")))
     for (row, column), count in np.ndenumerate(counts):
         if count:
-            colour = "white" if share[row, column] > 0.4 else INK
+            colour = "white" if share[row, column] > 0.17 else INK
             weight = "bold" if row == column else "normal"
-            where = {"ha": "center", "va": "center"}
+            where: dict[str, Any] = {"ha": "center", "va": "center"}
             axes.text(column, row, f"{count:.0f}", color=colour, size=size, weight=weight, **where)
 
 
@@ -536,7 +548,7 @@ def _confusion_words(counts: np.ndarray, names: Sequence[str]) -> str:
     wrong = counts * (1 - np.eye(len(names)))
     if not wrong.any():
         return words + ", none confused."
-    row, column = np.unravel_index(np.argmax(wrong), wrong.shape)
+    row, column = divmod(int(np.argmax(wrong)), len(names))
     worst = f"{names[row]} taken for {names[column]}, {wrong[row, column]:.0f} times"
     return f"{words}. Most often confused: {worst}."
 
@@ -579,7 +591,7 @@ def _draw_fields(figure: "Figure", axes: "Axes", sheet: np.ndarray, limit: float
         image, ax=axes, ticks=[-limit, 0, limit], aspect=36, shrink=0.6, pad=0.02, extend=clipped
     )
     _ticks(bar.ax)
-    bar.ax.set_yticklabels([f"−{limit:.2g}", "0", f"+{limit:.2g}"])
+    bar.ax.set_yticklabels([f"{_MINUS}{limit:.2g}", "0", f"+{limit:.2g}"])
     bar.ax.tick_params(length=0)
     bar.outline.set_visible(False)  # type: ignore[operator]
     bar.set_label("Incoming weight", color=QUIET)

@@ -5,11 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 import anima.run.config as configs
 from anima.app import figures
 from anima.app.report import write_report
+from anima.circuit.circuit import AbstractCircuit
 from anima.learn.assigners import EquilibriumPropagation
 from anima.learn.learner import Learner
 from anima.run.evaluate import accuracy, confusion
@@ -98,6 +100,7 @@ def _figures(training: Training, outcome: Outcome, data: Data, images: np.ndarra
     judge = training.judge
     rows = [row | {"test_accuracy": row[f"{judge}_accuracy"]} for row in outcome.rows]
     of = lambda who: [row for row in rows if row["who"] == who]
+    target = np.eye(data.classes, dtype=np.float32)[data.test_labels[0]]
     counts = confusion(training.learner, circuit, images, data.test_labels, data.classes)
     drawn = {
         "learning-curve": (
@@ -105,7 +108,7 @@ def _figures(training: Training, outcome: Outcome, data: Data, images: np.ndarra
             f"Error on the {judge} set and training cost, epoch by epoch.",
         ),
         "settling": (
-            figures.settling(_settling(training.learner, circuit, training, images)),
+            figures.settling(_settling(training.learner, circuit, images[0], target)),
             "One test image settling: the energy falls, the largest free force dies away.",
         ),
         "confusion": (
@@ -122,10 +125,9 @@ def _figures(training: Training, outcome: Outcome, data: Data, images: np.ndarra
     return drawn
 
 
-def _settling(learner: Learner, circuit, training: Training, images: np.ndarray):
+def _settling(learner: Learner, circuit: AbstractCircuit, image: np.ndarray, wanted: np.ndarray):
     """Energies and residuals of the phases of one test image, phase by phase."""
-    clamp = {"input": jax.numpy.asarray(images[0])}
-    target = training.targets[0] * 0 + jax.nn.one_hot(0, training.targets.shape[1])
+    clamp, target = {"input": jnp.asarray(image)}, jnp.asarray(wanted)
     assigner = learner.assigner
     steps = 30
     if isinstance(assigner, EquilibriumPropagation):

@@ -2,7 +2,8 @@
 
 import dataclasses
 from abc import abstractmethod
-from typing import Self
+from collections.abc import Callable
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -45,13 +46,25 @@ class AbstractCircuit(eqx.Module):
         """The force on every node, -dE/dz, of the state's shapes."""
         return jax.tree.map(jnp.negative, jax.grad(self.energy)(state))
 
-    def plasticity(self, state: State) -> Self:
+    def plasticity(self, state: State) -> "AbstractCircuit":
         """dE/dtheta with activities held, shaped like the circuit; learning descends it.
 
         Each synapse appears in one term of the energy only, so this is local: it reads the
         activities at the synapse's two ends (and the error there) and nothing else.
         """
-        return eqx.filter_grad(lambda circuit: circuit.synaptic_energy(state))(self)
+        return gradient(lambda circuit: (circuit.synaptic_energy(state), None), self)[0]
+
+    def parameters(self) -> tuple["AbstractCircuit", "AbstractCircuit"]:
+        """What learning changes, and the rest; `eqx.combine` rejoins them."""
+
+        def learnt(path, leaf):
+            return path[0].name not in self.fixed() and eqx.is_inexact_array(leaf)
+
+        return eqx.partition(self, jax.tree_util.tree_map_with_path(learnt, self))
+
+    def fixed(self) -> tuple[str, ...]:
+        """The fields whose arrays are part of the circuit but not learnt."""
+        return ("gain",)
 
     def project(self, state: State) -> State:
         """The nearest allowed state (some families bound their activities). Default: as it is."""
@@ -68,11 +81,11 @@ class AbstractCircuit(eqx.Module):
     def blocks(self) -> tuple[tuple[str, ...], ...]:
         """Groups of nodes without a direct influence on each other, for block solvers."""
 
-    def normalise(self) -> Self:
+    def normalise(self) -> "AbstractCircuit":
         """The circuit with its synapses back inside their constraint, if it has one."""
         return self
 
-    def silence(self, rates: dict[str, float], *, key: PRNGKeyArray) -> Self:
+    def silence(self, rates: dict[str, float], *, key: PRNGKeyArray) -> "AbstractCircuit":
         """The circuit with units silenced at random: noise that every phase sees alike.
 
         A unit of node n falls silent with probability `rates[n]`; the others send
@@ -111,3 +124,15 @@ class AbstractCircuit(eqx.Module):
                     f"clamp of {name!r} has shape {got}, the node has {want}: "
                     "give one example (batch with jax.vmap)"
                 )
+
+
+def gradient(
+    objective: Callable[[AbstractCircuit], tuple[Scalar, Any]], circuit: AbstractCircuit
+) -> tuple[AbstractCircuit, Any]:
+    """The gradient of (value, aux) = objective(circuit) in the circuit's parameters, and the aux.
+
+    **Returns:** a circuit whose parameters are the gradient's entries and whose other leaves are
+    `None`.
+    """
+    learnt, rest = circuit.parameters()
+    return jax.grad(lambda learnt: objective(eqx.combine(learnt, rest)), has_aux=True)(learnt)

@@ -8,7 +8,6 @@ Hopfield (1984); Scellier and Bengio (2017).
 """
 
 from collections.abc import Sequence
-from typing import Self
 
 import equinox as eqx
 import jax
@@ -48,7 +47,7 @@ class Hopfield(AbstractCircuit):
         activation: str | Activation = "hard_sigmoid",
         scale: float = 0.7,
         key: PRNGKeyArray,
-    ) -> Self:
+    ) -> "Hopfield":
         """`input` - `h1` - ... - `output`, each joined to the next by symmetric synapses.
 
         **Arguments:** `sizes`, units per node, input first; `activation`, the projection of the

@@ -13,7 +13,6 @@ E = W^T and no lateral term, the force is exactly minus the gradient of the ener
 """
 
 from collections.abc import Sequence
-from typing import Self
 
 import equinox as eqx
 import jax
@@ -86,7 +85,7 @@ class NGC(AbstractCircuit):
         modulate: bool = False,
         bound: float | None = None,
         key: PRNGKeyArray,
-    ) -> Self:
+    ) -> "NGC":
         """`input` -> `h1` -> ... -> `output`: the chain of the papers, z^L = input, z^0 = output.
 
         **Arguments:** `sizes`, units per node, top (`input`) first; `activation`, the hidden phi;
@@ -187,10 +186,13 @@ class NGC(AbstractCircuit):
             state[node.name] = clamp[node.name] if given else self.prediction(node.name, state)
         return state
 
+    def fixed(self) -> tuple[str, ...]:
+        return ("gain", "lateral")
+
     def blocks(self) -> tuple[tuple[str, ...], ...]:
         return colouring(self.nodes, moral=True)
 
-    def normalise(self) -> Self:
+    def normalise(self) -> "NGC":
         """The circuit with every synapse's columns clipped to norm `bound`."""
         if self.bound is None:
             return self
@@ -225,7 +227,7 @@ class NGC(AbstractCircuit):
             own = _times_slope(node.activation, z, own) if self.rate_error else own
         force = own + heard - self.leak * z - self.laplace * jnp.sign(z)
         if node.name in self.lateral:
-            force = force - node.activation(z) @ jax.lax.stop_gradient(self.lateral[node.name])
+            force = force - node.activation(z) @ self.lateral[node.name]
         return force
 
     def _back(self, parent: Node, child: Node, state: State, error) -> Float[Array, "..."]:

@@ -5,26 +5,29 @@ from jaxtyping import Array, Float
 
 from anima.core.types import Scalar
 
+Precision = float | Float[Array, "..."]
+"""Sigma^-1: a number, a diagonal (n,), or a full symmetric (n, n)."""
 
-def weigh(error: Float[Array, "..."], precision: Float[Array, "..."]) -> Float[Array, "..."]:
+
+def weigh(error: Float[Array, "..."], precision: Precision) -> Float[Array, "..."]:
     """eps Pi, for a scalar, a diagonal (n,) or a full (n, n) symmetric precision."""
-    return error @ precision if precision.ndim == 2 else error * precision
+    return error @ precision if jnp.ndim(precision) == 2 else error * precision
 
 
-def surprise(error: Float[Array, "..."], precision: Float[Array, "..."]) -> Scalar:
+def surprise(error: Float[Array, "..."], precision: Precision) -> Scalar:
     """1/2 eps Pi eps^T + 1/2 log|2 pi Sigma|: the Gaussian -log density of an error, in nats.
 
     **Arguments:** `error` of the node's shape; `precision` Pi = Sigma^-1, scalar, diagonal or full
     (the last only for one-dimensional nodes).
     """
     quadratic = jnp.sum(error * weigh(error, precision)) / 2
-    if precision.ndim == 2:
+    if jnp.ndim(precision) == 2:
         logdet = jnp.linalg.slogdet(precision)[1]
     else:
         logdet = jnp.sum(jnp.broadcast_to(jnp.log(precision), error.shape))
     return quadratic + (error.size * jnp.log(2 * jnp.pi) - logdet) / 2
 
 
-def largest(precision: Float[Array, "..."]) -> Scalar:
+def largest(precision: Precision) -> Scalar:
     """An upper bound on the largest eigenvalue of a precision."""
-    return jnp.max(jnp.sum(jnp.abs(precision), -1)) if precision.ndim == 2 else jnp.max(precision)
+    return jnp.max(jnp.sum(jnp.abs(precision), -1)) if jnp.ndim(precision) == 2 else jnp.max(precision)

@@ -9,7 +9,6 @@ Rao and Ballard (1999); Friston (2005); Bogacz (2017); Salvatori et al. (2022) f
 """
 
 from collections.abc import Callable, Sequence
-from typing import Self
 
 import equinox as eqx
 import jax
@@ -18,7 +17,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from anima.circuit.circuit import AbstractCircuit
 from anima.circuit.graph import AbstractSynapse, Node, chain, check_nodes, colouring, draw, edge
-from anima.circuit.precision import largest, surprise
+from anima.circuit.precision import Precision, largest, surprise
 from anima.core.errors import InputError
 from anima.core.functions import Activation, activation, identity
 from anima.core.types import Scalar, State
@@ -30,8 +29,8 @@ class Predictive(AbstractCircuit):
     - `nodes`: parents before children.
     - `synapses`: `"parent->child"` to the map of rates phi(z_parent) to the child's drive.
     - `biases`: node name to bias, of the node's shape. A root's bias is its prior mean.
-    - `precision`: node name to Pi_n, scalar, (n,) or (n, n). Held fixed while learning (learning
-      it with a point-mass posterior is unbounded below). A node without a precision has no term
+    - `precision`: node name to Pi_n, a number, (n,) or (n, n). Not learnt (with a point-mass
+      posterior that is unbounded below). A node without a precision has no term
       in the energy: by default the roots, whose prior is then flat.
     - `gain`: see `AbstractCircuit.silence`; empty unless units are silenced.
 
@@ -43,7 +42,7 @@ class Predictive(AbstractCircuit):
     nodes: tuple[Node, ...] = eqx.field(static=True)
     synapses: dict[str, AbstractSynapse]
     biases: dict[str, Float[Array, "..."]]
-    precision: dict[str, Float[Array, "..."]]
+    precision: dict[str, Precision]
     gain: State = eqx.field(default_factory=dict)
 
     def __check_init__(self):
@@ -61,7 +60,7 @@ class Predictive(AbstractCircuit):
         output: str | Activation = "identity",
         prior: bool = False,
         key: PRNGKeyArray,
-    ) -> Self:
+    ) -> "Predictive":
         """`input` -> `h1` -> ... -> `output`, each node predicting the next.
 
         **Arguments:** `sizes`, units per node, input first; `activation`, the hidden rate phi;
@@ -81,7 +80,7 @@ class Predictive(AbstractCircuit):
             nodes=nodes,
             synapses=synapses,
             biases={node.name: jnp.zeros(node.shape) for node in modelled},
-            precision={node.name: jnp.ones(()) for node in modelled},
+            precision={node.name: 1.0 for node in modelled},
         )
 
     def prediction(self, name: str, state: State) -> Float[Array, "..."]:
@@ -99,9 +98,11 @@ class Predictive(AbstractCircuit):
 
     def energy(self, state: State) -> Scalar:
         """F = sum_n 1/2 eps_n Pi_n eps_n^T + 1/2 log|2 pi Sigma_n|, in nats."""
-        held = jax.lax.stop_gradient(self.precision)
         errors = self.errors(state)
-        return sum((surprise(errors[n], held[n]) for n in held), jnp.zeros(()))
+        return sum((surprise(errors[n], self.precision[n]) for n in errors), jnp.zeros(()))
+
+    def fixed(self) -> tuple[str, ...]:
+        return ("gain", "precision")
 
     def start(self, clamp: State) -> State:
         """The forward sweep: every free node at its prediction, where its error vanishes."""

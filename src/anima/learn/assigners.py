@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from anima.circuit.circuit import AbstractCircuit
+from anima.circuit.circuit import AbstractCircuit, gradient
 from anima.circuit.ngc import NGC
 from anima.circuit.predictive import Predictive
 from anima.core.errors import InputError, check_positive, pick
@@ -65,8 +65,7 @@ class AbstractAssigner(eqx.Module):
 
         **Returns:** the estimate of d cost / d theta, shaped like `circuit`, and an `Info`.
         """
-        objective = lambda circuit: self.objective(circuit, clamp, cost, key=key)
-        return eqx.filter_grad(objective, has_aux=True)(circuit)
+        return gradient(lambda circuit: self.objective(circuit, clamp, cost, key=key), circuit)
 
 
 class Backprop(AbstractAssigner):

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from anima.circuit.circuit import AbstractCircuit
+from anima.circuit.circuit import AbstractCircuit, gradient
 from anima.core.types import State, worst
 from anima.learn.assigners import AbstractAssigner, Info
 from anima.learn.costs import AbstractCost
@@ -56,7 +56,7 @@ class Learner(eqx.Module):
 
     def init(self, key: PRNGKeyArray) -> LearnerState:
         """The state before the first step."""
-        memory = self.optimiser.init(eqx.filter(self.circuit, eqx.is_inexact_array))
+        memory = self.optimiser.init(self.circuit.parameters()[0])
         return LearnerState(self.circuit, memory, jnp.zeros((), jnp.int32), key)
 
     def step(
@@ -71,11 +71,10 @@ class Learner(eqx.Module):
         """
         clamp, target = batch
         keys = jax.random.split(jax.random.fold_in(state.key, state.step), target.shape[0])
-        gradient, infos = self.gradient(state.circuit, clamp, target, keys)
-        updates, memory = self.optimiser.update(
-            gradient, state.optimiser, eqx.filter(state.circuit, eqx.is_inexact_array)
-        )
-        circuit = eqx.apply_updates(state.circuit, updates).normalise()
+        credit, infos = self.gradient(state.circuit, clamp, target, keys)
+        learnt, rest = state.circuit.parameters()
+        updates, memory = self.optimiser.update(credit, state.optimiser, learnt)
+        circuit = eqx.combine(eqx.apply_updates(learnt, updates), rest).normalise()
         return LearnerState(circuit, memory, state.step + 1, state.key), summary(infos)
 
     def gradient(
@@ -96,7 +95,7 @@ class Learner(eqx.Module):
             values, infos = jax.vmap(partial(one, circuit))(clamp, target, keys)
             return jnp.mean(values), infos
 
-        return eqx.filter_grad(mean, has_aux=True)(circuit)
+        return gradient(mean, circuit)
 
     def sweep(
         self,

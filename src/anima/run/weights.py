@@ -39,14 +39,13 @@ def load_weights(path: Path, like: AbstractCircuit) -> AbstractCircuit:
             raise InputError(
                 f"{path}: {name} has shape {found[name].shape}, the circuit wants {leaf.shape}"
             )
-    dynamic, static = eqx.partition(like, eqx.is_inexact_array)
+    dynamic, static = like.parameters()
     leaves = [jnp.asarray(found[name]) for name in names]
     return eqx.combine(jax.tree.unflatten(jax.tree.structure(dynamic), leaves), static)
 
 
 def _named(circuit: AbstractCircuit) -> list[tuple[str, jax.Array]]:
-    dynamic = eqx.filter(circuit, eqx.is_inexact_array)
-    leaves = jax.tree_util.tree_leaves_with_path(dynamic)
+    leaves = jax.tree_util.tree_leaves_with_path(circuit.parameters()[0])
     return [(".".join(str(_part(entry)) for entry in path), leaf) for path, leaf in leaves]
 
 
