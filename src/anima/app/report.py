@@ -232,6 +232,8 @@ summary { margin-bottom: .75rem; font-size: 1.1rem; font-weight: 700; cursor: po
   figure, tr, header { break-inside: avoid; }
   h2, summary { break-after: avoid; }
   pre { white-space: pre-wrap; overflow-wrap: anywhere; }
-  .card { border: 0; padding: 0; }
+  .card { border: 0; padding: 0; text-align: left; }
+  .card img { width: auto; max-height: 98mm; }
+  figure, details { margin: 1.4rem 0; }
   details::details-content { content-visibility: visible; block-size: auto; }
 }"""

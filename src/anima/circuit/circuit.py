@@ -63,7 +63,7 @@ class AbstractCircuit(eqx.Module):
         return eqx.partition(self, jax.tree_util.tree_map_with_path(learnt, self))
 
     def fixed(self) -> tuple[str, ...]:
-        """The fields whose arrays are part of the circuit but not learnt."""
+        """The fields that are part of the circuit but not learnt (a swept number is an array too)."""
         return ("gain",)
 
     def project(self, state: State) -> State:

@@ -187,7 +187,7 @@ class NGC(AbstractCircuit):
         return state
 
     def fixed(self) -> tuple[str, ...]:
-        return ("gain", "lateral")
+        return ("gain", "lateral", "beta_e", "leak", "gamma_e", "laplace", "bound")
 
     def blocks(self) -> tuple[tuple[str, ...], ...]:
         return colouring(self.nodes, moral=True)

@@ -1,9 +1,9 @@
 """Checkpoints: all that resuming needs, saved atomically through Orbax and checked when read.
 
 A checkpoint is `checkpoints/<step>/` (the arrays) and `checkpoints/<step>.json` (what they are,
-a digest of their bytes, and the running sums of the unfinished epoch). The JSON is written last:
-without it the folder is not a checkpoint. One that cannot be read, or whose digest differs, is
-passed over for the one before, and the caller is told.
+the notes saved with them, and a digest of both). The JSON is written last: without it the folder
+is not a checkpoint. One that cannot be read, or whose digest differs, is passed over for the one
+before, and the caller is told.
 """
 
 import contextlib
@@ -11,9 +11,10 @@ import dataclasses
 import errno
 import hashlib
 import json
+import logging
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,8 @@ class Checkpoint:
 def save(folder: Path, step: int, state: Any, notes: dict[str, Any], *, keep: int) -> None:
     """Saves a pytree of arrays as checkpoint `step`, then drops all but the last `keep`.
 
+    Checkpoints of later steps go too: they are of a future that was damaged and given up.
+
     **Arguments:** `folder`, the run's `checkpoints` folder; `state`, any pytree (keys included);
     `notes`, JSON-able.
 
@@ -47,15 +50,14 @@ def save(folder: Path, step: int, state: Any, notes: dict[str, Any], *, keep: in
     target = folder / str(step)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        if target.exists():
-            shutil.rmtree(target)
-        with ocp.StandardCheckpointer() as checkpointer:
+        _remove(folder, lambda found: found == step)
+        with _unlogged(), ocp.StandardCheckpointer() as checkpointer:
             checkpointer.save(target.absolute(), arrays)
-        record = {"step": step, "digest": _digest(arrays), "notes": notes}
+        record = {"step": step, "digest": _digest(arrays, notes), "notes": notes}
         write_atomically(folder / f"{step}.json", json.dumps(record))
     except (OSError, ValueError) as error:
-        shutil.rmtree(target, ignore_errors=True)
-        if not isinstance(error, OSError) and "No space" not in str(error):
+        _remove(folder, lambda found: found == step)
+        if not isinstance(error, OSError | InputError) and "No space" not in str(error):
             raise
         last = max(_steps(folder), default=None)
         kept = f"checkpoint {last} is intact" if last is not None else "no checkpoint was saved yet"
@@ -63,22 +65,30 @@ def save(folder: Path, step: int, state: Any, notes: dict[str, Any], *, keep: in
         raise InputError(
             f"cannot save checkpoint {step} in {folder}: {reason}; {kept}: make room, then resume"
         ) from error
-    for old in sorted(_steps(folder))[:-keep]:
-        (folder / f"{old}.json").unlink(missing_ok=True)
-        shutil.rmtree(folder / str(old), ignore_errors=True)
+    kept = sorted(found for found in _steps(folder) if found <= step)[-keep:]
+    _remove(folder, lambda found: found not in kept)
 
 
-def restore(folder: Path, like: Any, *, warn: Callable[[str], None]) -> Checkpoint:
+def restore(
+    folder: Path,
+    like: Any,
+    *,
+    warn: Callable[[str], None],
+    check: Callable[[dict[str, Any]], None] = lambda notes: None,
+) -> Checkpoint:
     """The newest checkpoint that can be read whole.
 
-    **Arguments:** `like`, a pytree of the shapes to restore; `warn`, told of each one passed over.
+    **Arguments:** `like`, a pytree of the shapes to restore; `warn`, told of each one passed over;
+    `check`, sees the notes before the arrays are read and may raise an `InputError` of its own.
 
     **Raises:** `InputError` if there is no good checkpoint.
     """
     steps = sorted(_steps(folder), reverse=True)
     for step in steps:
         try:
-            return _read(folder, step, like)
+            return _read(folder, step, like, check)
+        except InputError:
+            raise
         except Exception as error:  # whatever a damaged file makes a reader raise
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             warn(f"checkpoint {step} is damaged ({reason[:120]}): falling back to the one before")
@@ -109,21 +119,46 @@ def write_bytes_atomically(path: Path, content: bytes) -> None:
         raise InputError(f"cannot write {path}: {error.strerror or error}; make room") from error
 
 
-def _read(folder: Path, step: int, like: Any) -> Checkpoint:
+def _read(folder: Path, step: int, like: Any, check: Callable) -> Checkpoint:
     import orbax.checkpoint as ocp
 
     record = json.loads((folder / f"{step}.json").read_text())
+    notes = record["notes"]
+    check(notes)
     wanted = _arrays(like)
-    with ocp.StandardCheckpointer() as checkpointer:
+    with _unlogged(), ocp.StandardCheckpointer() as checkpointer:
         arrays = checkpointer.restore((folder / str(step)).absolute(), wanted)
     arrays = {name: np.asarray(value) for name, value in arrays.items()}
-    if _digest(arrays) != record["digest"]:
+    if _digest(arrays, notes) != record["digest"]:
         raise ValueError("its bytes are not those that were saved")
-    return Checkpoint(_fill(like, arrays), step, record["notes"])
+    return Checkpoint(_fill(like, arrays), step, notes)
 
 
 def _steps(folder: Path) -> list[int]:
     return [int(path.stem) for path in folder.glob("*.json") if path.stem.isdigit()]
+
+
+def _remove(folder: Path, wanted: Callable[[int], bool]) -> None:
+    """Removes all that belongs to the steps that are `wanted`, unfinished leftovers included."""
+    paths = list(folder.iterdir()) if folder.is_dir() else []
+    for path in sorted(paths, key=lambda path: path.suffix != ".json"):
+        step = path.name.split(".")[0]
+        if step.isdigit() and wanted(int(step)):
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _unlogged() -> Iterator[None]:
+    """Orbax logs the traceback of every failure; the user is told of it once, in one line."""
+    log = logging.getLogger("absl")
+    before, log.disabled = log.disabled, True
+    try:
+        yield
+    finally:
+        log.disabled = before
 
 
 def _arrays(state: Any) -> dict[str, np.ndarray]:
@@ -149,8 +184,8 @@ def _numbers(leaf: Any) -> np.ndarray:
     return np.asarray(jax.random.key_data(leaf) if is_key else leaf)
 
 
-def _digest(arrays: dict[str, np.ndarray]) -> str:
-    total = hashlib.sha256()
+def _digest(arrays: dict[str, np.ndarray], notes: dict[str, Any]) -> str:
+    total = hashlib.sha256(json.dumps(notes, sort_keys=True).encode())
     for name in sorted(arrays):
         total.update(f"{name} {arrays[name].dtype} {arrays[name].shape}".encode())
         total.update(np.ascontiguousarray(arrays[name]).tobytes())

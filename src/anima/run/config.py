@@ -372,10 +372,14 @@ def _locate(key: str, full: Table) -> list[str]:
 
 
 def _value(text: str) -> Any:
+    """A value as TOML writes it, a number as a hurried user does (.1), or else plain text."""
     try:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
-        return text
+        try:
+            return float(text)
+        except ValueError:
+            return text
 
 
 def _without_none(value: Any) -> Any:

@@ -6,6 +6,24 @@ from collections.abc import Callable, Iterator
 
 
 @contextlib.contextmanager
+def terminated_is_interrupted() -> Iterator[None]:
+    """Within, SIGTERM raises `KeyboardInterrupt`, as Ctrl-C does (in the main thread only)."""
+
+    def interrupt(number, frame):
+        raise KeyboardInterrupt
+
+    try:
+        before = signal.signal(signal.SIGTERM, interrupt)
+    except ValueError:  # not the main thread
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextlib.contextmanager
 def asked_to_stop() -> Iterator[Callable[[], bool]]:
     """Within, the first Ctrl-C or SIGTERM is only noted; a second Ctrl-C interrupts at once.
 

@@ -13,12 +13,17 @@ Row = dict[str, Any]
 def read_rows(path: Path) -> list[Row]:
     """All rows of a metrics file; an unfinished last line (a killed run) is left out."""
     rows = []
-    for line in path.read_text().splitlines() if path.exists() else []:
+    for line in path.read_bytes().splitlines() if path.exists() else []:
         try:
             rows.append(json.loads(line))
-        except json.JSONDecodeError:
+        except ValueError:
             break
     return rows
+
+
+def check_tensorboard() -> None:
+    """Raises `InputError` if TensorBoard events cannot be written here."""
+    _summary_writer()
 
 
 class MetricsLog:
@@ -34,13 +39,19 @@ class MetricsLog:
 
     def add(self, row: Row) -> None:
         """Appends one row and flushes it."""
-        with self._path.open("a") as file:
-            file.write(_line(row))
-        if self._writer is not None:
-            for name, value in row.items():
-                if isinstance(value, int | float) and name not in ("epoch", "step"):
-                    self._writer.add_scalar(f"{row['who']}/{name}", value, row["step"])
-            self._writer.flush()
+        try:
+            with self._path.open("a") as file:
+                file.write(_line(row))
+            if self._writer is not None:
+                for name, value in row.items():
+                    if isinstance(value, int | float) and name not in ("epoch", "step"):
+                        self._writer.add_scalar(f"{row['who']}/{name}", value, row["step"])
+                self._writer.flush()
+        except OSError as error:
+            raise InputError(
+                f"cannot write {self._path}: {error.strerror or error}; the last checkpoint is "
+                "intact: make room, then resume"
+            ) from error
 
     def close(self) -> None:
         """Closes the TensorBoard writer, if there is one."""
@@ -53,10 +64,14 @@ def _line(row: Row) -> str:
 
 
 def _tensorboard(folder: Path):
+    return _summary_writer()(str(folder / "tensorboard"))
+
+
+def _summary_writer():
     try:
         from tensorboardX import SummaryWriter
     except ImportError as error:
         raise InputError(
             "--tensorboard needs the tensorboard extra: pip install 'anima[tensorboard]'"
         ) from error
-    return SummaryWriter(str(folder / "tensorboard"))
+    return SummaryWriter

@@ -16,7 +16,7 @@ from anima.run.checkpoint import write_bytes_atomically
 
 def save_weights(path: Path, circuit: AbstractCircuit) -> None:
     """Writes every parameter under its dotted name, e.g. `synapses.input->h1.weight`."""
-    named = {name: np.ascontiguousarray(leaf) for name, leaf in _named(circuit)}
+    named = {name: np.asarray(leaf, order="C") for name, leaf in _named(circuit)}
     write_bytes_atomically(path, to_bytes(named, metadata={"format": "anima"}))
 
 
@@ -35,12 +35,14 @@ def load_weights(path: Path, like: AbstractCircuit) -> AbstractCircuit:
         odd = sorted(set(names) ^ set(found))[0]
         raise InputError(f"{path} does not fit the circuit: parameter {odd!r} is in one only")
     for name, leaf in _named(like):
+        if not np.issubdtype(found[name].dtype, np.floating):
+            raise InputError(f"{path}: {name} holds {found[name].dtype}, the circuit wants floats")
         if found[name].shape != leaf.shape:
             raise InputError(
                 f"{path}: {name} has shape {found[name].shape}, the circuit wants {leaf.shape}"
             )
     dynamic, static = like.parameters()
-    leaves = [jnp.asarray(found[name]) for name in names]
+    leaves = [jnp.asarray(found[name], leaf.dtype) for name, leaf in _named(like)]
     return eqx.combine(jax.tree.unflatten(jax.tree.structure(dynamic), leaves), static)
 
 
