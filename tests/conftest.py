@@ -13,7 +13,12 @@ library (optax) needs it.
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import pytest
+
+from anima.circuit.graph import Dense, Node, edge, edges
+from anima.circuit.predictive import Predictive
+from anima.core.functions import activation
 
 LAWS = ("core", "circuit", "settle", "learn", "test_testing.py")
 HERE = Path(__file__).parent
@@ -31,12 +36,15 @@ def precision(request):
         yield
         return
     loose = "promotes" in request.keywords
+    before = jax.config.jax_disable_most_optimizations
+    jax.config.update("jax_disable_most_optimizations", True)  # many programs, all tiny
     with (
         jax.enable_x64(True),
         jax.numpy_dtype_promotion("standard" if loose else "strict"),
         jax.numpy_rank_promotion("allow" if loose else "raise"),
     ):
         yield
+    jax.config.update("jax_disable_most_optimizations", before)
 
 
 @pytest.fixture
@@ -44,3 +52,30 @@ def getkey():
     """A function that returns a new random key at each call, the same ones in every run."""
     count = iter(range(1_000_000))
     return lambda: jax.random.fold_in(jax.random.key(2024), next(count))
+
+
+@pytest.fixture
+def diamond(getkey):
+    """A predictive circuit that is no chain: a diamond with a skip, and every kind of precision."""
+    normal = lambda *shape: jax.random.normal(getkey(), shape)
+    tanh, sigmoid = activation("tanh"), activation("sigmoid")
+    nodes = (
+        Node("input", (3,)),
+        Node("a", (4,), ("input",), tanh),
+        Node("b", (2,), ("input",), sigmoid, tanh),
+        Node("c", (3,), ("a", "b"), tanh),
+        Node("output", (2,), ("c", "input"), transfer=tanh),
+    )
+    size = {node.name: node.shape[0] for node in nodes}
+    covariance = lambda root: root @ root.T / 3 + jnp.eye(3) / 2
+    return Predictive(
+        nodes=nodes,
+        synapses={edge(p, n): Dense(normal(size[p], size[n]) / 2) for p, n in edges(nodes)},
+        biases={name: normal(n) / 2 for name, n in size.items() if name != "input"},
+        precision={
+            "a": jnp.asarray([0.5, 1.0, 1.5, 2.0]),
+            "b": jnp.asarray(0.7),
+            "c": jnp.linalg.inv(covariance(normal(3, 3))),
+            "output": 1.3,
+        },
+    )

@@ -68,7 +68,7 @@ def learner(task: Task, seed: int = 0) -> Learner:
 
 
 def measure(name: str, *, seed: int = 0, seconds: float = 2.0) -> dict[str, Any]:
-    """Times a task for about `seconds`: samples per second, first call, memory, share of the peak."""
+    """Times a task for about `seconds`: samples a second, first call, memory, share of the peak."""
     task = TASKS[name]
     made = learner(task, seed)
     images = jax.random.uniform(jax.random.key(seed + 1), (task.batch, task.sizes[0]))

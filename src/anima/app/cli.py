@@ -7,12 +7,17 @@ line on stderr: what, which value, what to do.
 import argparse
 import json
 import os
+import re
+import shlex
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 from anima.core.errors import DivergedError, InputError, nearest
+from anima.run.folder import LARGEST_SEED
+from anima.run.interrupt import terminated_is_interrupted
 
 DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 
@@ -22,8 +27,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in given
     try:
-        options = _parser().parse_args(given)
-        return options.command(options)
+        with terminated_is_interrupted():
+            options = _parse(given)
+            code = options.command(options)
+            sys.stdout.flush()
+            return code
     except InputError as error:
         return _complain(error, BAD_INPUT, debug)
     except DivergedError as error:
@@ -43,54 +51,77 @@ def learn(options: argparse.Namespace) -> int:
     """`anima learn DATA`: learn a data set, beside an equal-size backprop twin."""
     from anima.run import config as configs
     from anima.run import folder
-    from anima.world.data import load_data
+    from anima.run.metrics import check_tensorboard
+    from anima.run.train import Training
+    from anima.world.data import SOURCES, load_data
 
-    name = options.data
+    name, seed = options.data, options.seed or 0
     preset = options.preset or _default_preset(name, configs.preset_names())
     settings = list(options.set)
     if options.epochs is not None:
         settings.append(f"train.epochs={options.epochs}")
     config = configs.resolve(configs.override(configs.read_preset(preset), settings))
+    out = _out(options)
+    if out:
+        folder.check_free(out)
+    if options.tensorboard:
+        check_tensorboard()
     with _download_progress(options.quiet) as progress:
         data = load_data(name, options.data_dir, progress=progress)
-    out = Path(options.out) if options.out else _free_folder(Path(name).name, preset, options.seed)
-    data_dir = str(Path(options.data_dir).resolve()) if options.data_dir else ""
-    label = name if name in ("digits", "mnist", "fashion-mnist") else str(Path(name).resolve())
-    header = folder.begin(
-        out, config, data, name=label, data_dir=data_dir, preset=preset, seed=options.seed
-    )
-    return _train(options, out, header, config, data, resume=False)
+    data_dir = str(_absolute(options.data_dir)) if options.data_dir else ""
+    if name != "digits" and name not in SOURCES:
+        name, data_dir = str(_found(name, data_dir)), ""
+    out = out or _free_folder(Path(name).name or "data", preset, seed)
+    training = Training(config, data, seed, out)
+    header = folder.begin(out, config, data, name=name, data_dir=data_dir, preset=preset, seed=seed)
+    return _train(options, header, training, data, resume=False)
 
 
 def resume(options: argparse.Namespace) -> int:
     """`anima resume RUN`: go on from the last good checkpoint, to the same bits."""
     from anima.run import folder
-    from anima.world.data import load_data
+    from anima.run.metrics import check_tensorboard
+    from anima.run.train import Training
 
-    out = Path(options.run)
-    header, config = folder.read(out)
-    data = load_data(header.data, header.data_dir or None)
-    return _train(options, out, header, config, data, resume=True)
+    path = Path(options.run)
+    header, config = folder.read(path)
+    _refuse_other_seed(options, header.seed)
+    out = _out(options)
+    if out and out.resolve() != path.resolve():
+        raise InputError(f"--out {out}: a run goes on in its own folder {path}: leave --out away")
+    if options.tensorboard:
+        check_tensorboard()
+    data = _data(header, None)
+    training = Training(config, data, header.seed, path)
+    return _train(options, header, training, data, resume=True)
 
 
 def evaluate(options: argparse.Namespace) -> int:
     """`anima evaluate RUN`: the test accuracy of a finished run."""
     from anima.run import folder
     from anima.run.evaluate import accuracy
-    from anima.world.data import load_data
 
     trained = folder.load(options.run)
     header = trained.header
-    data = load_data(header.data, options.data_dir or header.data_dir or None)
+    _refuse_other_seed(options, header.seed)
+    out = _out(options)
+    if out:
+        folder.check_free(out)
+    data = _data(header, options.data_dir)
     images = data.test_images.reshape(len(data.test_images), -1)
-    right = accuracy(trained.learner, trained.circuit, images, data.test_labels)
+    judge = lambda learner: accuracy(learner, learner.circuit, images, data.test_labels)
+    right = judge(trained.learner)
     result = {
         "run": str(trained.folder),
         "seed": header.seed,
+        "epochs": trained.config.train.epochs,
         "examples": len(images),
         "test_accuracy": right,
         "test_error": 1 - right,
+        "twin_accuracy": judge(trained.twin) if trained.twin else None,
     }
+    if out:
+        _write(out, "evaluate.json", result)
     _say(options, result, [f"{trained.folder}: {100 * right:.2f}% of {len(images)} test examples"])
     return DONE
 
@@ -98,36 +129,37 @@ def evaluate(options: argparse.Namespace) -> int:
 def bench(options: argparse.Namespace) -> int:
     """`anima bench [NAME ...]`: how fast settling and learning are here, beside the floor."""
     from anima.app.bench import TASKS, measure
+    from anima.run import folder
 
+    out, seed = _out(options), options.seed or 0
+    if out:
+        folder.check_free(out)
     unknown = [name for name in options.names if name not in TASKS]
     if unknown:
         raise InputError(f"unknown benchmark {unknown[0]!r}: {nearest(unknown[0], TASKS)}")
     rows = []
     for name in options.names or TASKS:
-        rows.append(measure(name, seed=options.seed))
-        if not options.json:
-            row = rows[-1]
+        row = measure(name, seed=seed)
+        rows.append(row)
+        if not options.json and not options.quiet:
             print(
                 f"{name:<22} {row['samples_per_second']:>9.0f} samples/s   first call "
                 f"{row['first_call_seconds']:.2f} s   {100 * row['share_of_peak']:.0f}% of the "
-                f"measured GEMM peak ({row['gemm_gflops']:.0f} GFLOP/s)"
+                f"measured GEMM peak ({row['gemm_gflops']:.0f} GFLOP/s)",
+                flush=True,
             )
-    if options.json:
-        print(json.dumps({"seed": options.seed, "benchmarks": rows}))
-    if options.out:
-        from anima.run.checkpoint import write_atomically
-
-        Path(options.out).mkdir(parents=True, exist_ok=True)
-        write_atomically(Path(options.out) / "bench.json", json.dumps(rows, indent=1))
+    result = {"seed": seed, "benchmarks": rows}
+    if out:
+        _write(out, "bench.json", result)
+    _say(options, result, [])
     return DONE
 
 
-def _train(options, out: Path, header, config, data, *, resume: bool) -> int:
+def _train(options, header, training, data, *, resume: bool) -> int:
     from anima.app.progress import display
     from anima.app.summary import write_summary
-    from anima.run.train import Training
 
-    training = Training(config, data, header.seed, out)
+    out = training.folder
     with display(options.quiet, sys.stderr) as (progress, warn):
         outcome = training.run(
             progress=progress, warn=warn, resume=resume, tensorboard=options.tensorboard
@@ -135,11 +167,17 @@ def _train(options, out: Path, header, config, data, *, resume: bool) -> int:
     if outcome.interrupted:
         print(
             f"anima: interrupted at step {int(outcome.lives.circuit.step)} and saved: "
-            f"`anima resume {out}` goes on from there",
+            f"`anima resume {shlex.quote(str(out))}` goes on from there",
             file=sys.stderr,
         )
         return INTERRUPTED
-    result, report = write_summary(out, header, training, outcome, data)
+    try:
+        result, report = write_summary(out, header, training, outcome, data)
+    except OSError as error:
+        raise InputError(
+            f"cannot write the report in {out}: {error.strerror or error}; the run itself is "
+            f"saved: make room, then `anima resume {shlex.quote(str(out))}` writes it"
+        ) from error
     _say(options, result, _headline(result, report))
     return DONE
 
@@ -155,7 +193,53 @@ def _say(options: argparse.Namespace, result: dict[str, Any], lines: list[str]) 
     if options.json:
         print(json.dumps(result))
     elif not options.quiet:
-        print("\n".join(lines))
+        for line in lines:
+            print(line)
+
+
+def _write(out: Path, name: str, result: dict[str, Any]) -> None:
+    from anima.run import folder
+    from anima.run.checkpoint import write_atomically
+
+    folder.make(out)
+    write_atomically(out / name, json.dumps(result, indent=1))
+
+
+def _out(options: argparse.Namespace) -> Path | None:
+    return Path(options.out).expanduser() if options.out else None
+
+
+def _absolute(path: str) -> Path:
+    return Path(path).expanduser().resolve()
+
+
+def _found(name: str, data_dir: str) -> Path:
+    """The folder where `load_data` found a data set that has no name of its own."""
+    above = data_dir or os.environ.get("ANIMA_DATA", "")
+    here = _absolute(name)
+    return here if not above or (not data_dir and here.is_dir()) else _absolute(above) / name
+
+
+def _data(header, data_dir: str | None):
+    """The data set of a run, or its like in another folder."""
+    from anima.world.data import SOURCES, load_data
+
+    if data_dir and header.data not in ("digits", *SOURCES):
+        data = load_data(_absolute(data_dir))
+    else:
+        data = load_data(header.data, data_dir or header.data_dir or None)
+    if (list(data.shape), data.classes) != (header.shape, header.classes):
+        raise InputError(
+            f"{data_dir or header.data} holds {data.classes} classes of images of shape "
+            f"{data.shape}, the run learnt {header.classes} of {tuple(header.shape)}: name the "
+            "data it learnt from (--data-dir)"
+        )
+    return data
+
+
+def _refuse_other_seed(options: argparse.Namespace, seed: int) -> None:
+    if options.seed not in (None, seed):
+        raise InputError(f"--seed is {options.seed} but the run's is {seed}: leave --seed away")
 
 
 def _default_preset(data: str, presets: list[str]) -> str:
@@ -165,7 +249,7 @@ def _default_preset(data: str, presets: list[str]) -> str:
 
 def _free_folder(data: str, preset: str, seed: int) -> Path:
     """runs/<data>-<preset>-<seed>, or the first such name with a number that is free."""
-    stem = preset if preset.startswith(data) else f"{data}-{preset}"
+    stem = preset if preset.startswith(f"{data}-") else f"{data}-{preset}"
     base = Path("runs") / f"{stem}-{seed}"
     candidates = [base, *(base.with_name(f"{base.name}.{n}") for n in range(2, 10_000))]
     return next(path for path in candidates if not path.exists())
@@ -179,10 +263,10 @@ def _download_progress(quiet: bool):
 
 def _complain(error: BaseException, code: int, debug: bool) -> int:
     if debug:
-        raise error
+        traceback.print_exception(error)
     text = " ".join(str(error).split()) or type(error).__name__
     kind = "" if isinstance(error, InputError | DivergedError) else f"{type(error).__name__}: "
-    hint = "" if code == BAD_INPUT or not kind else " (--debug shows the traceback)"
+    hint = " (--debug shows the traceback)" if kind and not debug else ""
     print(f"anima: {kind}{text}{hint}", file=sys.stderr)
     return code
 
@@ -194,10 +278,28 @@ class _Parser(argparse.ArgumentParser):
         raise InputError(f"{message} (see `{self.prog} --help`)")
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="anima", description=__doc__.splitlines()[0], allow_abbrev=False)
+def _parse(given: list[str]) -> argparse.Namespace:
+    parser, commands = _parser()
+    name = next((text for text in given if not text.startswith("-")), None)
+    if name is not None and name not in commands:
+        raise InputError(f"unknown command {name!r}: {nearest(name, commands)}")
+    options, unknown = parser.parse_known_args(given)
+    if name is None:
+        raise InputError(f"name a command: {', '.join(commands)} (see `anima --help`)")
+    if unknown:
+        known = re.findall(r"--[a-z-]+", commands[name].format_usage())
+        odd = unknown[0].partition("=")[0]
+        hint = nearest(odd, known) if odd.startswith("-") else "it is one argument too many"
+        hint = "write it after the command" if odd in known else hint
+        raise InputError(f"`anima {name}` does not take {odd!r}: {hint}")
+    return options
+
+
+def _parser() -> tuple["_Parser", dict[str, "_Parser"]]:
+    """The parser, and those of its commands by name."""
+    parser = _Parser(prog="anima", description=(__doc__ or "").splitlines()[0], allow_abbrev=False)
     parser.add_argument("--version", action="version", version=_version())
-    commands = parser.add_subparsers(dest="name", required=True, metavar="COMMAND")
+    commands = parser.add_subparsers(dest="name", metavar="COMMAND")
 
     one = _command(commands, "learn", learn)
     one.add_argument("data", metavar="DATA", help="digits, mnist, fashion-mnist or an IDX folder")
@@ -219,14 +321,14 @@ def _parser() -> argparse.ArgumentParser:
 
     one = _command(commands, "bench", bench)
     one.add_argument("names", nargs="*", metavar="NAME", help="which benchmarks (default: all)")
-    return parser
+    return parser, commands.choices
 
 
 def _command(commands, name: str, function: Callable) -> argparse.ArgumentParser:
     text = (function.__doc__ or "").split(": ", 1)[1]
     parser = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
     parser.set_defaults(command=function)
-    parser.add_argument("--seed", type=_seed, default=0, metavar="N", help="of all randomness")
+    parser.add_argument("--seed", type=_seed, metavar="N", help="of all randomness (default: 0)")
     parser.add_argument("--out", metavar="DIR", help="the folder to write")
     parser.add_argument("--quiet", action="store_true", help="no progress")
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
@@ -239,8 +341,9 @@ def _seed(text: str) -> int:
         seed = int(text)
     except ValueError:
         seed = -1
-    if not 0 <= seed < 2**32:
-        raise InputError(f"--seed is {text!r}: it must be a whole number from 0 to {2**32 - 1}")
+    if not 0 <= seed <= LARGEST_SEED:
+        # argparse lets no other error of a type pass with its message
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number up to {LARGEST_SEED}")
     return seed
 
 

@@ -30,29 +30,35 @@ def display(quiet: bool, stream: TextIO) -> Iterator[Report]:
 
 @contextlib.contextmanager
 def downloads(quiet: bool, stream: TextIO) -> Iterator[Callable[[str, int, int | None], None]]:
-    """Yields a callback (file, bytes done, bytes in all) that shows a download's progress."""
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+    """Yields a callback (file, bytes done, bytes in all) that shows a download's progress.
 
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(),
-               TransferSpeedColumn())
-    with Progress(*columns, console=Console(file=stream), disable=quiet) as bar:
+    Nothing is shown where nothing is downloaded.
+    """
+    with contextlib.ExitStack() as open_bars:
         tasks = {}
 
         def show(name: str, done: int, total: int | None) -> None:
+            if not tasks:
+                tasks["bar"] = open_bars.enter_context(_download_bar(stream))
+            bar = tasks["bar"]
             if name not in tasks:
                 tasks[name] = bar.add_task(name, total=total)
             bar.update(tasks[name], completed=done, total=total)
 
-        yield show
+        yield (lambda name, done, total: None) if quiet else show
+
+
+def _download_bar(stream: TextIO):
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+    columns = TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn()
+    return Progress(*columns, console=Console(file=stream))
 
 
 def _plain(stream: TextIO) -> Callable[[Tick], None]:
-    told = []
-
     def tick(now: Tick) -> None:
-        if now.rows and len(told) < now.rows[-1]["epoch"]:
-            told.append(now.epoch)
+        if now.step % (now.steps // now.epochs) == 0:
             print(f"epoch {now.epoch}/{now.epochs}  {describe(now)}", file=stream, flush=True)
 
     return tick
@@ -61,8 +67,13 @@ def _plain(stream: TextIO) -> Callable[[Tick], None]:
 @contextlib.contextmanager
 def _live(stream: TextIO) -> Iterator[Callable[[Tick], None]]:
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-    from rich.progress import TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
 
     columns = (
         TextColumn("epoch {task.fields[epoch]}"),

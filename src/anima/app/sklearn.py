@@ -1,18 +1,18 @@
 """Learning by settling, in scikit-learn's habits: `fit`, `predict`, pipelines, grid searches.
 
 Two estimators share one loop and differ in what settles and how it changes. Searches fit many
-times, and compiling takes longer than learning from a small table does, so a compiled program
-depends on as little as possible: features are filled up to a multiple of 16 with silent ones,
-examples are read in chunks of one shape and answered in blocks of another, and every number among
-the hyperparameters that is not a size is traced. That blocks have one shape also makes an example's
+times, and compiling takes longer than learning from a small table, so a compiled program depends
+on as little as possible: features are filled up to a multiple of 16 with silent ones, examples are
+read in chunks of one shape and answered in blocks of another, and every number among the
+hyperparameters that is not a size is traced. That blocks have one shape also makes an example's
 answer the same, to the last bit, whatever else is asked with it.
 """
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -41,17 +41,27 @@ _WIDTH = 16  # input nodes have a multiple of so many units
 _CHUNK = 16  # steps between two looks at the numbers
 _BLOCK = 256  # examples answered side by side
 
-# An optimiser is part of what a program is compiled for, so there is one of each; what differs
-# between fits, the rate, is injected.
+# What is compiled depends on which optimiser it is, so there is one of each; its rate is injected.
 _SGD = optax.inject_hyperparams(optax.sgd)(learning_rate=0.0)
 _ADAM = optax.inject_hyperparams(optax.adam)(learning_rate=0.0)
 
 
-class AbstractSettlingClassifier(ClassifierMixin, BaseEstimator, ABC):
-    """A circuit, an assigner and an optimiser behind scikit-learn's interface of a classifier.
+class Parts(NamedTuple):
+    """What a classifier is made of.
 
-    A final class has the hyperparameters in its `__init__` and says what they build. Values are
-    checked in `fit`, as scikit-learn asks, since `set_params` may change them any time.
+    - `circuit`: a function of (sizes, key), a constant. - `assigner`: its numbers are arrays.
+    - `optimiser`: a constant with an injected `learning_rate`.
+    """
+
+    circuit: Callable[..., AbstractCircuit]
+    assigner: AbstractAssigner
+    optimiser: optax.GradientTransformation
+
+
+class AbstractSettlingClassifier(ClassifierMixin, BaseEstimator, ABC):
+    """scikit-learn's interface of a classifier around the parts that a final class names.
+
+    Hyperparameters are checked when they are used, since `set_params` may change them any time.
     """
 
     hidden_layer_sizes: Any
@@ -62,16 +72,8 @@ class AbstractSettlingClassifier(ClassifierMixin, BaseEstimator, ABC):
     random_state: Any
 
     @abstractmethod
-    def _circuit(self, sizes: Sequence[int], key: PRNGKeyArray) -> AbstractCircuit:
-        """The circuit at birth, `sizes` units per node."""
-
-    @abstractmethod
-    def _assigner(self) -> AbstractAssigner:
-        """The rule that learns and answers, its hyperparameters checked and made arrays."""
-
-    @abstractmethod
-    def _optimiser(self) -> optax.GradientTransformation:
-        """A constant of this module."""
+    def _parts(self) -> Parts:
+        """The parts; raises `InputError` for a bad hyperparameter of the final class's own."""
 
     def fit(self, X, y):
         """Learns from features `X` (examples, features) and labels `y` (examples,).
@@ -79,29 +81,28 @@ class AbstractSettlingClassifier(ClassifierMixin, BaseEstimator, ABC):
         **Raises:** `InputError` (a `ValueError`) for bad hyperparameters or a single class;
         `DivergedError` if learning leaves the finite numbers.
         """
-        sizes, assigner = self._hidden(), self._assigner()
-        self._check(Real, kappa=self.kappa, learning_rate=self.learning_rate)
-        self._check(Integral, max_iter=self.max_iter, batch_size=self.batch_size)
+        owner = type(self).__name__
+        _check_positive(owner, Real, kappa=self.kappa, learning_rate=self.learning_rate)
+        _check_positive(owner, Integral, max_iter=self.max_iter, batch_size=self.batch_size)
+        hidden = _sizes(owner, self.hidden_layer_sizes)
+        parts = self._parts()
         X, y = validate_data(self, X, y, dtype=[np.float64, np.float32])
         check_classification_targets(y)
         self.classes_, labels = np.unique(y, return_inverse=True)
-        classes = len(self.classes_)
-        if classes < 2:
+        if len(self.classes_) < 2:
             raise InputError(
-                f"{type(self).__name__}: y holds one class, {self.classes_[0]!r}: "
-                "give examples of at least two"
+                f"{owner}: y holds one class, {self.classes_[0]!r}: give examples of at least two"
             )
         self.scaler_ = MinMaxScaler(clip=True).fit(X)
-        inputs = self._scaled(X)
-        targets = np.eye(classes, dtype=inputs.dtype)[labels]
-        self._learn([inputs.shape[1], *sizes, classes], assigner, inputs, targets)
+        inputs = self._inputs(X)
+        targets = np.eye(len(self.classes_), dtype=inputs.dtype)[labels]
+        self._learn(parts, hidden, inputs, targets)
         return self
 
     def decision_function(self, X) -> Float[np.ndarray, "examples ..."]:
         """The log-odds behind `predict_proba`: kappa times the settled output.
 
-        **Returns:** (examples, classes); with two classes the second's less the first's,
-        (examples,).
+        **Returns:** (examples, classes); of two classes the second's less the first's, (examples,).
         """
         logits = self._logits(X)
         return logits[:, 1] - logits[:, 0] if len(self.classes_) == 2 else logits
@@ -121,13 +122,250 @@ class AbstractSettlingClassifier(ClassifierMixin, BaseEstimator, ABC):
 
     def _learn(
         self,
-        sizes: Sequence[int],
-        assigner: AbstractAssigner,
-        inputs: Float[np.ndarray, "examples pixels"],
+        parts: Parts,
+        hidden: tuple[int, ...],
+        inputs: Float[np.ndarray, "examples width"],
         targets: Float[np.ndarray, "examples classes"],
     ) -> None:
-        """`max_iter` readings of every example; sets `circuit_`, `loss_curve_`, `n_iter_`."""
+        """`max_iter` readings of every example; sets `circuit_`, `loss_curve_` and `n_iter_`.
+
+        Readings follow each other in batches without regard to where one ends, so a batch may
+        span several readings of a small set. The rate falls to 0 along a cosine.
+        """
         rng = check_random_state(self.random_state)
-        key, count, batch = jax.random.key(rng.randint(2**31)), len(inputs), int(self.batch_size)
-        circuit = _drawn(type(self), sizes, key)
-        ...
+        count, batch = len(inputs), int(self.batch_size)
+        sizes = (inputs.shape[1], *hidden, targets.shape[1])
+        circuit = _drawn(parts.circuit, sizes, jax.random.key(rng.randint(2**31)))
+        cost = eqx.tree_at(lambda cost: cost.kappa, CrossEntropy(), jnp.asarray(self.kappa, float))
+        learner = Learner(circuit, parts.assigner, cost, parts.optimiser)
+        state = learner.init(jax.random.key(rng.randint(2**31)))
+        order = np.arange(_CHUNK * batch, dtype=np.int32).reshape(_CHUNK, batch)
+        chunks = math.ceil(self.max_iter * count / order.size)
+        costs = []
+        for chunk, rows in zip(range(chunks), _shuffled(count, order.size, rng), strict=False):
+            rate = self.learning_rate * (1 + math.cos(math.pi * chunk / chunks)) / 2
+            state, info = _sweep(learner, _at(rate, state), inputs[rows], targets[rows], order)
+            costs.append(np.asarray(info.cost, np.float64))
+            finite = np.isfinite(costs[-1]).all() and _is_finite(state.circuit)
+            if not finite or np.any(info.result == Result.NONFINITE):
+                raise DivergedError(
+                    f"{type(self).__name__}: learning left the finite numbers within "
+                    f"{int(state.step)} steps: lower learning_rate (now {self.learning_rate})"
+                )
+        each = np.repeat(np.concatenate(costs), batch)[: self.max_iter * count]
+        self.circuit_ = state.circuit
+        self.loss_curve_ = each.reshape(self.max_iter, count).mean(1).tolist()
+        self.n_iter_ = int(self.max_iter)
+
+    def _logits(self, X) -> Float[np.ndarray, "examples classes"]:
+        """kappa times the settled output, block by block."""
+        check_is_fitted(self)
+        X = validate_data(self, X, dtype=[np.float64, np.float32], reset=False)
+        inputs, assigner = self._inputs(X), self._parts().assigner
+        blocks = []
+        for start in range(0, len(inputs), _BLOCK):
+            block = inputs[start : start + _BLOCK]
+            full = np.pad(block, ((0, _BLOCK - len(block)), (0, 0)))
+            blocks.append(np.asarray(_outputs(assigner, self.circuit_, full))[: len(block)])
+        return self.kappa * np.concatenate(blocks).astype(np.float64)
+
+    def _inputs(self, X) -> Float[np.ndarray, "examples width"]:
+        """Features scaled to [0, 1], and silent ones to fill up the input node."""
+        scaled = self.scaler_.transform(X).astype(jnp.result_type(float))
+        return np.pad(scaled, ((0, 0), (0, -scaled.shape[1] % _WIDTH)))
+
+
+class EqPropClassifier(AbstractSettlingClassifier):
+    """A symmetric network that learns by equilibrium propagation (Scellier and Bengio, 2017).
+
+    A `Hopfield` circuit settles with the features clamped, settles again with its output nudged
+    towards the label and away from it, and each synapse changes by the difference of what its two
+    ends did; plain gradient descent, so that learning is local to the neuron.
+
+    Features are scaled to [0, 1] by their range in `fit`, and clipped to it afterwards: a bounded
+    drive is what the bounded hidden units can answer to. An outlier that sets the range squeezes
+    its feature, so tame those first (`RobustScaler`, `QuantileTransformer`).
+
+    - `hidden_layer_sizes`: units of each hidden layer, from the input on.
+    - `beta`: the nudge. - `free_steps`, `nudged_steps`: how long each phase settles.
+    - `kappa`: inverse temperature: probabilities are softmax(kappa output).
+    - `learning_rate`: the first; it falls to 0 along a cosine.
+    - `max_iter`: epochs. - `batch_size`: examples a step. - `random_state`: as in scikit-learn.
+
+    After `fit`: `classes_`, `n_features_in_`, `scaler_`, `circuit_` (its input node is
+    `n_features_in_` rounded up to a multiple of 16; the spare units are silent), `loss_curve_`
+    (the mean cost of every epoch) and `n_iter_` (epochs).
+
+    >>> from sklearn.datasets import load_digits
+    >>> X, y = load_digits(return_X_y=True)
+    >>> model = EqPropClassifier(random_state=0).fit(X[:1000], y[:1000])
+    >>> model.score(X[1000:], y[1000:]) > 0.93
+    True
+    """
+
+    def __init__(
+        self,
+        hidden_layer_sizes=(256,),
+        *,
+        beta=0.2,
+        free_steps=15,
+        nudged_steps=8,
+        kappa=10.0,
+        learning_rate=0.3,
+        max_iter=60,
+        batch_size=20,
+        random_state=None,
+    ):
+        self.hidden_layer_sizes = hidden_layer_sizes
+        self.beta = beta
+        self.free_steps = free_steps
+        self.nudged_steps = nudged_steps
+        self.kappa = kappa
+        self.learning_rate = learning_rate
+        self.max_iter = max_iter
+        self.batch_size = batch_size
+        self.random_state = random_state
+
+    def _parts(self) -> Parts:
+        owner = type(self).__name__
+        _check_positive(owner, Real, beta=self.beta)
+        _check_positive(
+            owner, Integral, free_steps=self.free_steps, nudged_steps=self.nudged_steps
+        )
+        assigner = eqx.tree_at(
+            lambda rule: (rule.beta, rule.free_steps, rule.nudged_steps),
+            EquilibriumPropagation(),
+            (
+                jnp.asarray(self.beta, float),
+                jnp.asarray(self.free_steps, jnp.int32),
+                jnp.asarray(self.nudged_steps, jnp.int32),
+            ),
+        )
+        return Parts(_hopfield, assigner, _SGD)
+
+
+class PredictiveCodingClassifier(AbstractSettlingClassifier):
+    """A network that predicts its own layers and learns from what it gets wrong.
+
+    A `Predictive` circuit sweeps the features forward, has its output clamped a step towards the
+    label, lets its hidden layers settle, and each synapse changes by the error it leaves behind
+    (Whittington and Bogacz, 2017), at the pace of Adam.
+
+    Features are scaled to [0, 1] by their range in `fit`, and clipped to it afterwards, as in
+    `EqPropClassifier`.
+
+    - `hidden_layer_sizes`: units of each hidden layer (tanh), from the input on.
+    - `dt`, `settling_steps`: the step of settling, in time constants, and how many are taken.
+    - `kappa`: inverse temperature: probabilities are softmax(kappa output).
+    - `learning_rate`: the first; it falls to 0 along a cosine.
+    - `max_iter`: epochs. - `batch_size`: examples a step. - `random_state`: as in scikit-learn.
+
+    After `fit`: as `EqPropClassifier`.
+    """
+
+    def __init__(
+        self,
+        hidden_layer_sizes=(256,),
+        *,
+        dt=0.2,
+        settling_steps=20,
+        kappa=1.0,
+        learning_rate=0.002,
+        max_iter=60,
+        batch_size=20,
+        random_state=None,
+    ):
+        self.hidden_layer_sizes = hidden_layer_sizes
+        self.dt = dt
+        self.settling_steps = settling_steps
+        self.kappa = kappa
+        self.learning_rate = learning_rate
+        self.max_iter = max_iter
+        self.batch_size = batch_size
+        self.random_state = random_state
+
+    def _parts(self) -> Parts:
+        owner = type(self).__name__
+        _check_positive(owner, Real, dt=self.dt)
+        _check_positive(owner, Integral, settling_steps=self.settling_steps)
+        assigner = eqx.tree_at(
+            lambda rule: (rule.solver.dt, rule.max_steps),
+            PredictiveCoding(solver=Euler()),
+            (jnp.asarray(self.dt, float), jnp.asarray(self.settling_steps, jnp.int32)),
+        )
+        return Parts(_predictive, assigner, _ADAM)
+
+
+def _hopfield(sizes: tuple[int, ...], key: PRNGKeyArray) -> AbstractCircuit:
+    return Hopfield.mlp(sizes, key=key)
+
+
+def _predictive(sizes: tuple[int, ...], key: PRNGKeyArray) -> AbstractCircuit:
+    return Predictive.mlp(sizes, activation=_tanh, key=key)
+
+
+def _tanh(z: Float[Array, "*n"]) -> Float[Array, "*n"]:
+    """tanh z, as a function that pickles (`jnp.tanh` does not)."""
+    return jnp.tanh(z)
+
+
+@eqx.filter_jit
+def _drawn(make: Callable, sizes: tuple[int, ...], key: PRNGKeyArray) -> AbstractCircuit:
+    return make(sizes, key)
+
+
+_sweep = eqx.filter_jit(Learner.sweep)
+
+
+@eqx.filter_jit
+def _outputs(
+    assigner: AbstractAssigner, circuit: AbstractCircuit, inputs: Float[Array, "block width"]
+) -> Float[Array, "block classes"]:
+    def answer(one):
+        return assigner.predict(circuit, {"input": one}).state["output"]
+
+    return jax.vmap(answer)(inputs)
+
+
+@eqx.filter_jit
+def _is_finite(circuit: AbstractCircuit) -> jax.Array:
+    leaves = jax.tree.leaves(circuit.parameters()[0])
+    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in leaves]))
+
+
+def _at(rate: float, state: LearnerState) -> LearnerState:
+    """The state with another learning rate in its optimiser."""
+    return eqx.tree_at(
+        lambda state: state.optimiser.hyperparams["learning_rate"], state, jnp.asarray(rate, float)
+    )
+
+
+def _shuffled(
+    count: int, size: int, rng: np.random.RandomState
+) -> Iterator[Int[np.ndarray, " size"]]:
+    """Indices below `count`, `size` at a time, out of one permutation after the other, for ever."""
+    left = np.empty(0, np.int64)
+    while True:
+        while len(left) < size:
+            left = np.concatenate([left, rng.permutation(count)])
+        yield left[:size]
+        left = left[size:]
+
+
+def _check_positive(owner: str, kind: type, **values: Any) -> None:
+    """Raises `InputError` for a value that is not a positive, finite number of a kind."""
+    wanted = "a positive whole number" if kind is Integral else "a positive number"
+    for name, value in values.items():
+        if not isinstance(value, kind) or isinstance(value, bool) or not 0 < value < math.inf:
+            raise InputError(f"{owner}: {name} is {value!r}: it must be {wanted}")
+
+
+def _sizes(owner: str, sizes: Any) -> tuple[int, ...]:
+    """The hidden layers' sizes as plain integers; raises `InputError` for anything else."""
+    if not isinstance(sizes, list | tuple | np.ndarray):
+        raise InputError(
+            f"{owner}: hidden_layer_sizes is {sizes!r}: it must be a sequence of sizes, like (256,)"
+        )
+    for size in sizes:
+        _check_positive(owner, Integral, **{"a size in hidden_layer_sizes": size})
+    return tuple(int(size) for size in sizes)

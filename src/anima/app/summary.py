@@ -1,9 +1,12 @@
 """What a finished run shows: its result, its figures, its report."""
 
+import json
 import shlex
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -78,13 +81,21 @@ def _command(header: Header, training: Training) -> str:
     preset = configs.as_table(configs.resolve(configs.read_preset(header.preset)))
     now = configs.as_table(training.config)
     changes = [
-        f"--set {shlex.quote(f'{section}.{key}={_toml(value)}')}"
+        f"--set {shlex.quote(f'{path}={_toml(value)}')}"
         for section, values in now.items()
-        for key, value in values.items()
-        if preset[section].get(key) != value
+        for path, value in _changes(section, preset[section], values)
     ]
     parts = ["anima learn", shlex.quote(header.data), f"--preset {header.preset}"]
+    if header.data_dir:
+        parts.append(f"--data-dir {shlex.quote(header.data_dir)}")
     return " ".join([*parts, f"--seed {header.seed}", *changes])
+
+
+def _changes(section: str, before: dict[str, Any], now: dict[str, Any]) -> list[tuple[str, Any]]:
+    """What to set; a section that names another class has other keys, so it is set as a whole."""
+    if any(before.get(key) != now.get(key) for key in ("name", "family")) or set(before) - set(now):
+        return [(section, now)]
+    return [(f"{section}.{key}", v) for key, v in now.items() if before.get(key) != v]
 
 
 def _toml(value: Any) -> str:
@@ -92,19 +103,18 @@ def _toml(value: Any) -> str:
         return "{" + ", ".join(f"{key} = {_toml(item)}" for key, item in value.items()) + "}"
     if isinstance(value, bool):
         return str(value).lower()
-    return f'"{value}"' if isinstance(value, str) else str(value)
+    return json.dumps(value) if isinstance(value, str) else str(value)
 
 
 def _figures(training: Training, outcome: Outcome, data: Data, images: np.ndarray, header: Header):
-    circuit = outcome.lives.circuit.circuit
+    circuit: Any = outcome.lives.circuit.circuit
     judge = training.judge
-    rows = [row | {"test_accuracy": row[f"{judge}_accuracy"]} for row in outcome.rows]
-    of = lambda who: [row for row in rows if row["who"] == who]
+    of = lambda who: [row for row in outcome.rows if row["who"] == who]
     target = np.eye(data.classes, dtype=np.float32)[data.test_labels[0]]
     counts = confusion(training.learner, circuit, images, data.test_labels, data.classes)
     drawn = {
         "learning-curve": (
-            figures.learning_curve(of("circuit"), of("twin")),
+            figures.learning_curve(of("circuit"), of("twin"), judged=judge),
             f"Error on the {judge} set and training cost, epoch by epoch.",
         ),
         "settling": (
@@ -117,9 +127,10 @@ def _figures(training: Training, outcome: Outcome, data: Data, images: np.ndarra
         ),
     }
     first = circuit.nodes[1].name
+    shape: Any = tuple(header.shape)
     weight = np.asarray(circuit.synapses[f"input->{first}"].weight)
     drawn["receptive-fields"] = (
-        figures.receptive_fields(weight, tuple(header.shape)),
+        figures.receptive_fields(weight, shape),
         "The synapses of first-layer units, as images: what each looks for.",
     )
     return drawn
@@ -129,19 +140,18 @@ def _settling(learner: Learner, circuit: AbstractCircuit, image: np.ndarray, wan
     """Energies and residuals of the phases of one test image, phase by phase."""
     clamp, target = {"input": jnp.asarray(image)}, jnp.asarray(wanted)
     assigner = learner.assigner
-    steps = 30
+    path = eqx.filter_jit(partial(trace, steps=30))
     if isinstance(assigner, EquilibriumPropagation):
         cost = lambda output: learner.cost(target, output)
-        free = trace(circuit, clamp, solver=assigner.solver, steps=steps)
+        free = path(circuit, clamp, solver=assigner.solver)
         settled = jax.tree.map(lambda a: a[-1], free.state)
         phases = {"free": free} | {
-            name: trace(
+            name: path(
                 circuit,
                 clamp,
                 cost=cost,
-                nudge=sign * assigner.beta,
+                nudge=jnp.asarray(sign * assigner.beta),
                 solver=assigner.solver,
-                steps=steps,
                 start=settled,
             )
             for name, sign in (("nudged +", 1), ("nudged -", -1))
@@ -151,7 +161,7 @@ def _settling(learner: Learner, circuit: AbstractCircuit, image: np.ndarray, wan
         held = {**clamp, "output": target}
         solver = getattr(assigner, "solver", None)
         kwargs = {} if solver is None else {"solver": solver}
-        phases = {"clamped": trace(circuit, held, steps=steps, start=begin, **kwargs)}
+        phases = {"clamped": path(circuit, held, start=begin, **kwargs)}
     return {
         name: (np.asarray(phase.energy), np.asarray(phase.residual))
         for name, phase in phases.items()

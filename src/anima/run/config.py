@@ -5,13 +5,13 @@ There is no second vocabulary. `[assigner] name = "eqprop", beta = 0.2` is
 misspelt key, a wrong type or a missing argument is caught before anything runs.
 """
 
+import copy
 import dataclasses
 import inspect
-import math
 import tomllib
 import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -55,7 +55,8 @@ ASSIGNERS = {
     "eqprop": EquilibriumPropagation,
 }
 
-
+_LARGEST = 2**31 - 1  # what a step counter holds
+_FLOAT32 = 3e38  # what a float32 holds
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,7 +154,7 @@ def override(table: Table, assignments: list[str]) -> Table:
     **Raises:** `InputError` for text that is not `key=value`, an unknown or an ambiguous key.
     """
     full = as_table(resolve(table))
-    result = {section: dict(values) for section, values in table.items()}
+    result = copy.deepcopy(table)
     for text in assignments:
         key, equals, value = text.partition("=")
         if not equals or not key.strip():
@@ -162,6 +163,8 @@ def override(table: Table, assignments: list[str]) -> Table:
         target = result
         for part in path[:-1]:
             target = target.setdefault(part, {})
+            if not isinstance(target, dict):
+                raise InputError(f"--set {text!r}: {part} is {target!r}, which has no keys")
         target[path[-1]] = _value(value.strip())
     return result
 
@@ -175,16 +178,17 @@ def resolve(table: Table) -> Config:
     sections = [field.name for field in dataclasses.fields(Config)]
     for name, value in table.items():
         if name not in sections:
-            raise InputError(f"unknown section {name!r} in the configuration: "
-                             f"{nearest(name, sections)}")
+            raise InputError(
+                f"unknown section {name!r} in the configuration: {nearest(name, sections)}"
+            )
         if not isinstance(value, dict):
             raise InputError(f"{name} must be a section with keys, not {value!r}")
     circuit = dict(table.get("circuit", {}))
     family = circuit.setdefault("family", "hopfield")
-    hidden = _check("circuit.hidden", list[int], circuit.get("hidden", [128]))
+    hidden = check_value("circuit.hidden", list[int], circuit.get("hidden", [128]))
     if any(size < 1 for size in hidden):
         raise InputError(f"circuit.hidden is {hidden}: sizes must be positive")
-    builder = pick("circuit.family", family, CIRCUITS)
+    builder = _pick("circuit.family", family, CIRCUITS)
     rest = {key: value for key, value in circuit.items() if key not in ("family", "hidden")}
     allowed = ("family", "hidden")
     config = Config(
@@ -193,7 +197,7 @@ def resolve(table: Table) -> Config:
         assigner=_named("assigner", ASSIGNERS, table.get("assigner", {"name": "eqprop"})),
         cost=_named("cost", COSTS, table.get("cost", {"name": "squared"})),
         noise={
-            name: _check(f"noise.{name}", float, rate)
+            name: check_value(f"noise.{name}", float, rate)
             for name, rate in table.get("noise", {}).items()
         },
         optimiser=_arguments(
@@ -202,6 +206,7 @@ def resolve(table: Table) -> Config:
         train=Train(**_arguments("train", Train, table.get("train", {}))),
         twin=Twin(**_arguments("twin", Twin, table.get("twin", {}))),
     )
+    _refuse_negative(as_table(config))
     return config
 
 
@@ -228,7 +233,7 @@ def build_learner(config: Config, circuit: AbstractCircuit, per_epoch: int) -> L
     assigner = ASSIGNERS[table.pop("name")](**_with_solvers(table))
     table = dict(config.cost)
     cost = COSTS[table.pop("name")](**table)
-    schedule = dict(epochs=config.train.epochs, per_epoch=per_epoch)
+    schedule: Table = dict(epochs=config.train.epochs, per_epoch=per_epoch)
     return Learner(
         circuit=circuit,
         assigner=assigner,
@@ -252,6 +257,13 @@ def build_twin(config: Config, circuit: AbstractCircuit, per_epoch: int) -> Lear
 
 _OPTIMISER_SKIP = ("circuit", "epochs", "per_epoch")
 
+_WANTED = {
+    bool: "true or false",
+    int: f"a whole number up to {_LARGEST}",
+    float: "a finite number",
+    str: "text",
+}
+
 
 def _noise(config: Config, circuit: AbstractCircuit) -> tuple[tuple[str, float], ...]:
     names = [node.name for node in circuit.nodes]
@@ -263,13 +275,32 @@ def _noise(config: Config, circuit: AbstractCircuit) -> tuple[tuple[str, float],
     return tuple(sorted((name, rate) for name, rate in rates.items() if rate))
 
 
-def _named(section: str, classes: dict[str, Any], table: Table) -> Table:
+def _refuse_negative(table: Table, path: str = "") -> None:
+    """No number of a configuration means anything below zero; some classes ask for more."""
+    for key, value in table.items():
+        if isinstance(value, dict):
+            _refuse_negative(value, f"{path}{key}.")
+        elif any(isinstance(v, int | float) and v < 0 for v in _items(value)):
+            raise InputError(f"{path}{key} is {value}: it must not be negative")
+
+
+def _items(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
+def _pick(path: str, name: Any, classes: dict[str, Any]) -> Any:
+    return pick(path, check_value(path, str, name), classes)
+
+
+def _named(section: str, classes: dict[str, Any], table: Any) -> Table:
     """A table that names a class: its name, checked, and its arguments, checked and complete."""
+    if not isinstance(table, dict):
+        raise InputError(f"{section} is {table!r}: it must be a name or a table with one")
     rest = dict(table)
     if "name" not in rest:
         raise InputError(f"{section} needs a name: one of {', '.join(sorted(classes))}")
     name = rest.pop("name")
-    made = pick(f"{section}.name", name, classes)
+    made = _pick(f"{section}.name", name, classes)
     return {"name": name} | _arguments(section, made, rest, also=("name",))
 
 
@@ -285,15 +316,13 @@ def _arguments(
     }
     for key in table:
         if key not in known:
-            raise InputError(
-                f"unknown key {section}.{key}: {nearest(key, [*known, *also])}"
-            )
+            raise InputError(f"unknown key {section}.{key}: {nearest(key, [*known, *also])}")
     result = {}
     for name, parameter in known.items():
         value = table.get(name, parameter.default)
         if isinstance(value, AbstractSolver):
             value = _solver_table(value)
-        result[name] = _check(f"{section}.{name}", hints.get(name, type(value)), value)
+        result[name] = check_value(f"{section}.{name}", hints.get(name, type(value)), value)
     return result
 
 
@@ -318,14 +347,14 @@ def _with_solvers(table: Table) -> Table:
     }
 
 
-def _check(path: str, hint: Any, value: Any) -> Any:
+def check_value(path: str, hint: Any, value: Any) -> Any:
     """The value as the annotation wants it, or `InputError` saying what was wanted."""
     if hint is AbstractSolver:
         return _named(path, SOLVERS, {"name": value} if isinstance(value, str) else value)
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
         for option in typing.get_args(hint):
             try:
-                return _check(path, option, value)
+                return check_value(path, option, value)
             except InputError:
                 continue
     elif hint is type(None) and value is None:
@@ -333,15 +362,16 @@ def _check(path: str, hint: Any, value: Any) -> Any:
     elif hint is bool and isinstance(value, bool):
         return value
     elif hint is int and isinstance(value, int) and not isinstance(value, bool):
-        return value
+        if abs(value) <= _LARGEST:
+            return value
     elif hint is float and isinstance(value, int | float) and not isinstance(value, bool):
-        if math.isfinite(value):
+        if abs(value) <= _FLOAT32:
             return float(value)
     elif hint is str and isinstance(value, str):
         return value
-    elif typing.get_origin(hint) is not None and isinstance(value, list | tuple):
-        (item, *_) = typing.get_args(hint) or (Any,)
-        return [_check(path, item, entry) for entry in value]
+    elif _is_list(hint) and isinstance(value, list | tuple):
+        (item, *_) = typing.get_args(hint)
+        return [check_value(path, item, entry) for entry in value]
     raise InputError(f"{path} is {value!r}: it must be {_wanted(hint)}")
 
 
@@ -349,12 +379,15 @@ def _wanted(hint: Any) -> str:
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
         options = [_wanted(option) for option in typing.get_args(hint)]
         return " or ".join(option for option in options if option)
-    plain = {bool: "true or false", int: "a whole number", float: "a finite number", str: "text"}
-    if hint in plain:
-        return plain[hint]
     if hint is type(None):
         return "left out"
-    return "a list of numbers" if typing.get_origin(hint) is not None else str(hint)
+    if _is_list(hint):
+        return "a list of numbers"
+    return _WANTED.get(hint, "")
+
+
+def _is_list(hint: Any) -> bool:
+    return typing.get_origin(hint) in (list, tuple, Sequence)
 
 
 def _locate(key: str, full: Table) -> list[str]:

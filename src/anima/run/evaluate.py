@@ -12,9 +12,11 @@ from anima.learn.learner import Learner
 
 _AT_ONCE = 1000  # examples settled side by side
 
+Images = Float[Array, "examples pixels"] | Float[np.ndarray, "examples pixels"]
+
 
 def outputs(
-    learner: Learner, circuit: AbstractCircuit, inputs: Float[Array, "examples pixels"]
+    learner: Learner, circuit: AbstractCircuit, inputs: Images
 ) -> Float[Array, "examples classes"]:
     """The free output for every input, without noise."""
     return _outputs(learner, circuit, inputs)
@@ -23,7 +25,7 @@ def outputs(
 def accuracy(
     learner: Learner,
     circuit: AbstractCircuit,
-    inputs: Float[Array, "examples pixels"],
+    inputs: Images,
     labels: Int[np.ndarray, " examples"],
 ) -> float:
     """The share of examples whose largest output is their label's."""
@@ -33,7 +35,7 @@ def accuracy(
 def confusion(
     learner: Learner,
     circuit: AbstractCircuit,
-    inputs: Float[Array, "examples pixels"],
+    inputs: Images,
     labels: Int[np.ndarray, " examples"],
     classes: int,
 ) -> Int[np.ndarray, "classes classes"]:
@@ -45,7 +47,7 @@ def confusion(
 
 
 @eqx.filter_jit
-def _outputs(learner: Learner, circuit: AbstractCircuit, inputs: jax.Array) -> jax.Array:
+def _outputs(learner: Learner, circuit: AbstractCircuit, inputs: Images) -> jax.Array:
     return jax.lax.map(partial(_answer, learner, circuit), inputs, batch_size=_AT_ONCE)
 
 

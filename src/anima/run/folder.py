@@ -1,6 +1,8 @@
 """A run is a folder. This is how one is begun, and how one is found again."""
 
 import dataclasses
+import math
+import shlex
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -15,9 +17,11 @@ from anima.core.errors import InputError
 from anima.learn.learner import Learner
 from anima.run.checkpoint import write_atomically
 from anima.run.config import Config
-from anima.run.evaluate import outputs
+from anima.run.evaluate import Images, outputs
 from anima.run.weights import load_weights
 from anima.world.data import Data, load_data
+
+LARGEST_SEED = 2**32 - 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,19 +39,23 @@ class Header:
 
 @dataclasses.dataclass(frozen=True)
 class Trained:
-    """A run, loaded: its circuit with its learnt weights, and how it was made."""
+    """A run, loaded: its circuit with its learnt weights, and how it was made.
+
+    `twin` is its backprop twin's learner, with the twin's weights, if there was one.
+    """
 
     folder: Path
     header: Header
     config: Config
     learner: Learner
+    twin: Learner | None = None
 
     @property
     def circuit(self) -> AbstractCircuit:
         """The learnt circuit."""
         return self.learner.circuit
 
-    def predict(self, inputs: Float[Array, "examples pixels"]) -> Float[Array, "examples classes"]:
+    def predict(self, inputs: Images) -> Float[Array, "examples classes"]:
         """The free outputs for a batch of flattened images with values in [0, 1]."""
         return outputs(self.learner, self.circuit, jnp.asarray(inputs))
 
@@ -63,7 +71,7 @@ def begin(
 
     **Raises:** `InputError` if the folder holds anything already, or cannot be made or written.
     """
-    _make(path)
+    make(path)
     header = Header(
         data=name,
         data_dir=data_dir,
@@ -95,35 +103,60 @@ def load(run: str | Path) -> Trained:
     """
     folder = Path(run)
     header, config = read(folder)
-    pixels = 1
-    for size in header.shape:
-        pixels *= size
+    pixels = math.prod(header.shape)
     blank = configs.build_circuit(config, pixels, header.classes, jax.random.key(0))
     path = folder / "weights.safetensors"
     if not path.exists():
-        raise InputError(f"{folder} has no weights yet: finish it with `anima resume {folder}`")
-    learner = configs.build_learner(config, load_weights(path, blank), 1)
-    return Trained(folder, header, config, learner)
+        hint = f"`anima resume {shlex.quote(str(folder))}`"
+        raise InputError(f"{folder} has no weights yet: finish it with {hint}")
+    learner, twin = configs.build_learner(config, load_weights(path, blank), 1), None
+    path = folder / "twin.safetensors"
+    if config.twin.enabled and path.exists():
+        twin = configs.build_twin(config, load_weights(path, blank), 1)
+    return Trained(folder, header, config, learner, twin)
+
+
+def make(path: Path) -> None:
+    """Makes a new folder, or takes an empty one; raises `InputError` if it can do neither."""
+    check_free(path)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        probe = path / ".write"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise _refused(path, error) from error
+
+
+def check_free(path: Path) -> None:
+    """Raises `InputError` if `make` would refuse the folder for what is there; makes nothing."""
+    try:
+        if path.exists() and not path.is_dir():
+            raise InputError(f"--out {path} is a file: name a new folder")
+        if path.exists() and any(path.iterdir()):
+            ours = (path / "config.toml").exists() and (path / "checkpoints").exists()
+            resume = f"a run: `anima resume {shlex.quote(str(path))}` goes on with it"
+            hint = resume if ours else "not an anima run"
+            raise InputError(f"--out {path} holds files already ({hint}): name a new folder")
+    except OSError as error:
+        raise _refused(path, error) from error
+
+
+def _refused(path: Path, error: OSError) -> InputError:
+    reason = error.strerror or error
+    return InputError(f"--out {path} cannot be written ({reason}): name another folder")
 
 
 def _header(path: Path, table: Any) -> Header:
     fields = {field.name: field.type for field in dataclasses.fields(Header)}
     if not isinstance(table, dict) or set(table) != set(fields):
         raise InputError(f"{path / 'config.toml'} lacks a whole [run] section: it was edited")
-    return Header(**table)
-
-
-def _make(path: Path) -> None:
-    try:
-        if path.exists() and not path.is_dir():
-            raise InputError(f"--out {path} is a file: name a new folder")
-        if path.exists() and any(path.iterdir()):
-            ours = (path / "config.toml").exists() and (path / "checkpoints").exists()
-            hint = f"a run: `anima resume {path}`" if ours else "not an anima run"
-            raise InputError(f"--out {path} holds files already ({hint}): name a new folder")
-        path.mkdir(parents=True, exist_ok=True)
-        probe = path / ".write"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise InputError(f"--out {path} cannot be written: {error.strerror or error}") from error
+    for name, value in table.items():
+        if name != "seed":  # which may be larger than other numbers
+            configs.check_value(f"run.{name}", fields[name], value)
+    header, seed = Header(**table), table["seed"]
+    if type(seed) is not int or not 0 <= seed <= LARGEST_SEED:
+        raise InputError(f"run.seed is {seed!r}: it must be a whole number up to {LARGEST_SEED}")
+    if len(header.shape) not in (2, 3) or min(*header.shape, header.classes) < 1:
+        raise InputError(f"{path / 'config.toml'}: run.shape and run.classes cannot be: restore it")
+    return header

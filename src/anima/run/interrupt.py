@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as a question asked between compiled chunks, so that nothing is cut in half."""
+"""Ctrl-C and SIGTERM as a question asked between compiled chunks: nothing is cut in half."""
 
 import contextlib
 import signal

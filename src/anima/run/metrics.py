@@ -69,7 +69,7 @@ def _tensorboard(folder: Path):
 
 def _summary_writer():
     try:
-        from tensorboardX import SummaryWriter
+        from tensorboardX import SummaryWriter  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise InputError(
             "--tensorboard needs the tensorboard extra: pip install 'anima[tensorboard]'"

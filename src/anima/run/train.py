@@ -5,6 +5,7 @@ resumed ends in the same bits as one that was not.
 """
 
 import dataclasses
+import hashlib
 import math
 import time
 from collections.abc import Callable
@@ -25,12 +26,13 @@ from anima.run import checkpoint
 from anima.run.config import Config, Table
 from anima.run.evaluate import accuracy
 from anima.run.interrupt import asked_to_stop
-from anima.run.metrics import MetricsLog, Row, read_rows
+from anima.run.metrics import MetricsLog, Row
 from anima.run.weights import save_weights
 from anima.world.augment import shifted
 from anima.world.data import Data
 
 LONGEST_CHUNK = 500  # steps between two looks at the clock, the signals and the numbers
+_MOST_STEPS = 2**31 - 1  # what the step counter holds
 
 
 class Lives(eqx.Module):
@@ -69,7 +71,10 @@ class Outcome:
 class Training:
     """One run of a configuration on a data set from a seed, in a folder.
 
-    **Arguments:** `config`; `data`; `seed`; `folder`, which must exist and be this run's own.
+    **Arguments:** `config`; `data`; `seed`; `folder`, which must exist and be this run's own by
+    the time of `run`: making a `Training` touches no disk.
+
+    **Raises:** `InputError` if configuration and data do not fit each other.
     """
 
     def __init__(self, config: Config, data: Data, seed: int, folder: Path):
@@ -77,24 +82,35 @@ class Training:
         count = len(data.train_labels) - train.validation
         if count < train.batch:
             raise InputError(
-                f"train.batch is {train.batch} but {count} training examples are left after "
-                f"train.validation = {train.validation}: make the batch smaller"
+                f"train.batch is {train.batch} but {max(count, 0)} training examples are left "
+                f"after train.validation = {train.validation}: make the batch smaller"
+            )
+        if train.shift >= min(data.shape[:2]):
+            raise InputError(
+                f"train.shift is {train.shift}: it must be less than the images' "
+                f"{data.shape[0]}x{data.shape[1]}"
             )
         self.config, self.seed, self.folder = config, seed, folder
         self.per_epoch = count // train.batch
-        self.chunk = _divisor(self.per_epoch)
+        if self.steps > _MOST_STEPS:
+            raise InputError(
+                f"train.epochs is {train.epochs}: {self.steps} steps are more than {_MOST_STEPS}"
+            )
+        self.chunk = _chunk(self.per_epoch)
+        self.fingerprint = _fingerprint(data)
         self.inputs, self.targets, self.labels = _arrays(data)
         self.judged, self.judged_labels, self.judge = self._judged(data, count)
         key = jax.random.key(seed)
         self.keys = {name: jax.random.fold_in(key, i) for i, name in enumerate(_STREAMS)}
-        circuit = configs.build_circuit(
-            config, data.pixels, data.classes, self.keys["circuit"]
-        )
+        circuit = configs.build_circuit(config, data.pixels, data.classes, self.keys["circuit"])
         self.learner = configs.build_learner(config, circuit, self.per_epoch)
         self.twin = (
             configs.build_twin(config, circuit, self.per_epoch) if config.twin.enabled else None
         )
         self.augment = shifted(data.shape, train.shift) if train.shift else None
+        for learner in (self.learner, self.twin):
+            if learner is not None:  # a circuit that an assigner cannot serve shows now, not later
+                eqx.filter_eval_shape(learner.predict, circuit, {"input": self.inputs[:1]})
         self._sweep = eqx.filter_jit(Learner.sweep)
 
     def run(
@@ -114,8 +130,9 @@ class Training:
         log = MetricsLog(self.folder, tensorboard=tensorboard, rows=rows)
         started = time.monotonic() - seconds
         try:
+            stopping = False
             with asked_to_stop() as stop:
-                while int(lives.circuit.step) < self.steps and not stop():
+                while int(lives.circuit.step) < self.steps and not stopping:
                     lives, infos = self._advance(lives)
                     _accumulate(sums, infos)
                     step, elapsed = int(lives.circuit.step), time.monotonic() - started
@@ -128,12 +145,15 @@ class Training:
                     progress(self._tick(step, sums, elapsed, rows))
                     if ended:
                         sums = {}
-                    if ended or stop():
+                    stopping = stop()
+                    if ended or stopping:
                         self._save(lives, rows, sums, elapsed)
         finally:
             log.close()
         interrupted = int(lives.circuit.step) < self.steps
         save_weights(self.folder / "weights.safetensors", lives.circuit.circuit)
+        if lives.twin is not None:
+            save_weights(self.folder / "twin.safetensors", lives.twin.circuit)
         return Outcome(lives, rows, time.monotonic() - started, interrupted)
 
     @property
@@ -147,7 +167,10 @@ class Training:
         return Lives(self.learner.init(self.keys["learning"]), twin)
 
     def order(self, step: int) -> jax.Array:
-        """Which examples the chunk from `step` reads: (chunk, batch), fresh order every epoch."""
+        """Which examples the chunk from `step` reads: (chunk, batch), fresh order every epoch.
+
+        The last chunk of an epoch may be shorter.
+        """
         epoch, within = divmod(step, self.per_epoch)
         batch = self.config.train.batch
         key = jax.random.fold_in(self.keys["order"], epoch)
@@ -165,20 +188,34 @@ class Training:
     def _begin(self, resume: bool, warn: Callable[[str], None]):
         if not resume:
             return self.init(), [], {}, 0.0
-        found = checkpoint.restore(self.folder / "checkpoints", self.init(), warn=warn)
-        changed = _changed(found.notes["config"], configs.as_table(self.config))
+        found = checkpoint.restore(
+            self.folder / "checkpoints", self.init(), warn=warn, check=self._check_unchanged
+        )
+        notes = found.notes
+        return found.state, notes["rows"], notes["sums"], notes["seconds"]
+
+    def _check_unchanged(self, notes: dict[str, Any]) -> None:
+        here = self.folder / "config.toml"
+        changed = _changed(notes["config"], configs.as_table(self.config))
+        if notes["seed"] != self.seed:
+            changed = "run.seed"
         if changed:
             raise InputError(
-                f"{changed} differs from the checkpoint's in {self.folder / 'config.toml'}: "
-                "put it back to resume, or start a new run"
+                f"{changed} in {here} is not what the checkpoint was made with: put it back to "
+                "resume, or start a new run"
             )
-        rows = read_rows(self.folder / "metrics.jsonl")[: found.notes["rows"]]
-        return found.state, rows, found.notes["sums"], found.notes["seconds"]
+        if notes["data"] != self.fingerprint:
+            raise InputError(
+                f"the data set that {here} names is not the one this run began with: bring it "
+                "back to resume, or start a new run"
+            )
 
     def _save(self, lives: Lives, rows: list[Row], sums: dict, seconds: float) -> None:
         notes = {
             "config": configs.as_table(self.config),
-            "rows": len(rows),
+            "seed": self.seed,
+            "data": self.fingerprint,
+            "rows": rows,
             "sums": sums,
             "seconds": seconds,
         }
@@ -193,8 +230,22 @@ class Training:
             states[who], infos[who] = self._sweep(
                 learner, state, self.inputs, self.targets, order, self.augment
             )
-            _check_finite(who, int(lives.circuit.step), infos[who])
+            self._check_finite(who, int(lives.circuit.step), states[who], infos[who])
         return Lives(states["circuit"], states.get("twin")), infos
+
+    def _check_finite(self, who: str, step: int, state: LearnerState, info: Info) -> None:
+        bad = (np.asarray(info.result) == Result.NONFINITE) | ~np.isfinite(np.asarray(info.cost))
+        learnt = jax.tree.leaves(state.circuit.parameters()[0])
+        if not bad.any() and all(bool(jnp.isfinite(leaf).all()) for leaf in learnt):
+            return
+        first = int(np.argmax(bad)) if bad.any() else len(bad) - 1
+        last = checkpoint.newest(self.folder / "checkpoints")
+        kept = f"checkpoint {last} is good and kept" if last is not None else "nothing was saved"
+        raise DivergedError(
+            f"the {who} diverged at step {step + first} (residual "
+            f"{float(info.residual[first]):.3g}, cost {float(info.cost[first]):.3g}): "
+            f"{_REMEDIES[who]} and start a new run; {kept}"
+        )
 
     def _who(self, lives: Lives) -> list[tuple[str, Learner, LearnerState]]:
         both = [("circuit", self.learner, lives.circuit)]
@@ -242,6 +293,11 @@ class Training:
 
 _STREAMS = ("circuit", "learning", "order")
 
+_REMEDIES = {
+    "circuit": "reduce optimiser.rate, assigner.beta or the solver's dt",
+    "twin": "reduce twin.rate (or set twin.enabled=false)",
+}
+
 
 def _arrays(data: Data):
     inputs = jnp.asarray(_flat(data.train_images))
@@ -253,9 +309,20 @@ def _flat(images: np.ndarray) -> np.ndarray:
     return images.reshape(len(images), -1)
 
 
-def _divisor(steps: int) -> int:
-    """The longest chunk that divides an epoch evenly, so that one program serves all chunks."""
-    return max(d for d in range(1, min(steps, LONGEST_CHUNK) + 1) if steps % d == 0)
+def _fingerprint(data: Data) -> str:
+    """Tells one data set from another by its shapes and its training labels, in order."""
+    total = hashlib.sha256(f"{data.train_images.shape} {data.classes}".encode())
+    total.update(np.ascontiguousarray(data.train_labels).tobytes())
+    return total.hexdigest()
+
+
+def _chunk(steps: int) -> int:
+    """The longest chunk that divides an epoch evenly, so that one program serves all chunks.
+
+    Where that is a small one (a prime number of steps), a shorter last chunk is compiled instead.
+    """
+    even = max(d for d in range(1, min(steps, LONGEST_CHUNK) + 1) if steps % d == 0)
+    return even if even >= min(steps, LONGEST_CHUNK) / 10 else min(steps, LONGEST_CHUNK)
 
 
 def _accumulate(sums: dict[str, Any], infos: dict[str, Info]) -> None:
@@ -272,17 +339,6 @@ def _accumulate(sums: dict[str, Any], infos: dict[str, Info]) -> None:
             seen[name] += float(np.sum(np.asarray(values, np.float64)))
         seen["residual"] = max(seen["residual"], float(jnp.max(info.residual)))
         seen["settling_steps"] = max(seen["settling_steps"], int(jnp.max(info.steps)))
-
-
-def _check_finite(who: str, step: int, info: Info) -> None:
-    bad = (np.asarray(info.result) == Result.NONFINITE) | ~np.isfinite(np.asarray(info.cost))
-    if bad.any():
-        first = int(np.argmax(bad))
-        raise DivergedError(
-            f"the {who} diverged at step {step + first} (residual "
-            f"{float(info.residual[first]):.3g}, cost {float(info.cost[first]):.3g}): reduce "
-            "optimiser.rate, assigner.beta or the solver's dt; the last good checkpoint is kept"
-        )
 
 
 def _changed(saved: Table, now: Table, path: str = "") -> str | None:
