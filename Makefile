@@ -17,7 +17,8 @@ test: $(INSTALLED)
 	$(BIN)/python -m pytest -q -n 2
 
 bench: $(INSTALLED)
-	$(BIN)/python -m benchmarks.speed
+	$(BIN)/python benchmarks/speed/driver.py --out benchmarks/results/speed.json
+	$(BIN)/python -m benchmarks.tables
 
 lint: $(INSTALLED)
 	$(BIN)/ruff format src tests benchmarks examples

@@ -35,6 +35,8 @@ def one_run(preset: str, who: str, seed: int, data_dir: str | None) -> dict:
     begun = time.time()
     with tempfile.TemporaryDirectory() as folder:
         outcome = Training(config, data, seed, Path(folder)).run(progress=say)
+    if outcome.interrupted:
+        raise KeyboardInterrupt
     last = outcome.rows[-1]
     return {
         "seed": seed,

@@ -32,14 +32,14 @@ def pytest_configure(config):
 @pytest.fixture(autouse=True)
 def precision(request):
     """float64 and strict promotion for laws; see the module."""
-    if request.path.relative_to(HERE).parts[0] not in LAWS or "float32" in request.keywords:
+    if request.path.relative_to(HERE).parts[0] not in LAWS:
         yield
         return
-    loose = "promotes" in request.keywords
-    before = jax.config.jax_disable_most_optimizations
+    sharp, loose = "float32" not in request.keywords, "promotes" in request.keywords
+    before = jax.config.read("jax_disable_most_optimizations")
     jax.config.update("jax_disable_most_optimizations", True)  # many programs, all tiny
     with (
-        jax.enable_x64(True),
+        jax.enable_x64(sharp),
         jax.numpy_dtype_promotion("standard" if loose else "strict"),
         jax.numpy_rank_promotion("allow" if loose else "raise"),
     ):

@@ -18,11 +18,11 @@ from anima.learn.costs import CrossEntropy as CrossEntropy
 from anima.learn.costs import SquaredError as SquaredError
 from anima.learn.learner import Learner as Learner
 from anima.learn.optimisers import optimiser as optimiser
+from anima.run.folder import load as load
 from anima.settle.settle import settle as settle
 from anima.settle.settle import trace as trace
 from anima.settle.solvers import Anderson as Anderson
 from anima.settle.solvers import Euler as Euler
 from anima.settle.solvers import EvenOdd as EvenOdd
 from anima.settle.solvers import Momentum as Momentum
-from anima.run.folder import load as load
 from anima.world.data import load_data as load_data

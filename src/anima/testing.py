@@ -409,7 +409,7 @@ def _settle(solver, circuit, clamp: State, tol, max_steps):
 
 def _check_settles(solver, circuit, clamp: State, answer: State, max_steps: int) -> None:
     tol, kind = _epsilon() ** 0.5, type(circuit).__name__
-    found = _settle(solver, circuit, clamp, np.asarray(tol, _float()), np.asarray(max_steps))
+    found = _settle(solver, circuit, clamp, np.asarray(tol, _float()), np.int32(max_steps))
     left, before = _left(circuit, clamp, found.state)
     code, detail = Result(int(found.result)), f"residual {float(found.residual):.3g}"
     detail = f"{code.message}; {detail} after {int(found.steps)} steps"
@@ -422,15 +422,15 @@ def _check_settles(solver, circuit, clamp: State, answer: State, max_steps: int)
 
 def _check_codes(solver: AbstractSolver, circuit, clamp: State, max_steps: int) -> None:
     tol = np.asarray(0.0, _float())
-    cut = _settle(solver, circuit, clamp, tol, np.asarray(1))
+    cut = _settle(solver, circuit, clamp, tol, np.int32(1))
     honest = int(cut.result) == Result.MAX_STEPS and int(cut.steps) == 1
     _holds("a settling cut short says so", honest, Result(int(cut.result)).message)
     nowhere = {**clamp, "input": np.full_like(clamp["input"], np.nan)}
-    lost = _settle(solver, circuit, nowhere, tol, np.asarray(max_steps))
+    lost = _settle(solver, circuit, nowhere, tol, np.int32(max_steps))
     _check_reported(int(lost.result))
     if any(field.name == "dt" for field in dataclasses.fields(solver)):
         absurd = dataclasses.replace(solver, dt=1e9)
-        lost = _settle(absurd, circuit, clamp, tol, np.asarray(max_steps))
+        lost = _settle(absurd, circuit, clamp, tol, np.int32(max_steps))
         code = Result(int(lost.result))
         _holds("dt = 1e9 is reported as divergence", code == Result.NONFINITE, code.message)
 
@@ -450,7 +450,7 @@ def _check_one_trace(solver: AbstractSolver, circuit, clamp: State) -> None:
 
 def _check_batched_solver(solver: AbstractSolver, circuit, clamp: State, max_steps: int) -> None:
     run = lambda clamp: _settle(
-        solver, circuit, clamp, np.asarray(1e-3, _float()), np.asarray(max_steps)
+        solver, circuit, clamp, np.asarray(1e-3, _float()), np.int32(max_steps)
     )
     scales = np.asarray([0.0, 1.0, -2.0], _float())
     several = {name: np.multiply.outer(scales, value) for name, value in clamp.items()}
@@ -465,7 +465,7 @@ def _check_batched_solver(solver: AbstractSolver, circuit, clamp: State, max_ste
 
 def _check_nothing_free(solver: AbstractSolver, circuit: AbstractCircuit, full: State) -> None:
     tol = np.asarray(1e-4, _float())
-    found = _settle(solver, circuit, full, tol, np.asarray(10))
+    found = _settle(solver, circuit, full, tol, np.int32(10))
     _close("a state clamped whole stays", found.state, full, 0)
     done = int(found.result) == Result.CONVERGED and float(found.residual) == 0
     _holds("a state clamped whole has settled", done, f"residual {float(found.residual):.3g}")

@@ -91,7 +91,7 @@ def resume(options: argparse.Namespace) -> int:
         raise InputError(f"--out {out}: a run goes on in its own folder {path}: leave --out away")
     if options.tensorboard:
         check_tensorboard()
-    data = _data(header, None)
+    data = _data(header, options.data_dir)
     training = Training(config, data, header.seed, path)
     return _train(options, header, training, data, resume=True)
 
@@ -313,6 +313,7 @@ def _parser() -> tuple["_Parser", dict[str, "_Parser"]]:
 
     one = _command(commands, "resume", resume)
     one.add_argument("run", metavar="RUN", help="a run's folder")
+    one.add_argument("--data-dir", metavar="DIR", help="where the data files are now")
     one.add_argument("--tensorboard", action="store_true", help="write TensorBoard events too")
 
     one = _command(commands, "evaluate", evaluate)

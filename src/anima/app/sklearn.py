@@ -8,11 +8,13 @@ hyperparameters that is not a size is traced. That blocks have one shape also ma
 answer the same, to the last bit, whatever else is asked with it.
 """
 
+import itertools
 import math
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from numbers import Integral, Real
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import equinox as eqx
 import jax
@@ -22,6 +24,7 @@ import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 from scipy.special import log_softmax
 from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.preprocessing import MinMaxScaler
 from sklearn.utils import check_random_state
 from sklearn.utils.multiclass import check_classification_targets
@@ -35,27 +38,55 @@ from anima.core.types import Result
 from anima.learn.assigners import AbstractAssigner, EquilibriumPropagation, PredictiveCoding
 from anima.learn.costs import CrossEntropy
 from anima.learn.learner import Learner, LearnerState
-from anima.settle.solvers import Euler
+from anima.settle.solvers import EvenOdd
 
 _WIDTH = 16  # input nodes have a multiple of so many units
 _CHUNK = 16  # steps between two looks at the numbers
 _BLOCK = 256  # examples answered side by side
 
-# What is compiled depends on which optimiser it is, so there is one of each; its rate is injected.
-_SGD = optax.inject_hyperparams(optax.sgd)(learning_rate=0.0)
-_ADAM = optax.inject_hyperparams(optax.adam)(learning_rate=0.0)
+
+class _Fall(NamedTuple):
+    """The state of a rate that falls from `first` to 0 in `steps` steps, and stays there."""
+
+    first: Float[Array, ""]
+    steps: Int[Array, ""]
+    count: Int[Array, ""]
+
+
+def _falling() -> optax.GradientTransformation:
+    """Descent at a rate that falls along a cosine; `first` and `steps` are put in its state.
+
+    optax's own schedules are closures over their numbers, and would be compiled anew for each.
+    """
+
+    def init(params):
+        return _Fall(jnp.zeros(()), jnp.ones((), jnp.int32), jnp.zeros((), jnp.int32))
+
+    def update(updates, state, params=None):
+        cosine = (1 + jnp.cos(jnp.pi * state.count / state.steps)) / 2
+        rate = jnp.where(state.count < state.steps, state.first * cosine, 0)
+        return jax.tree.map(lambda u: -rate * u, updates), state._replace(count=state.count + 1)
+
+    return optax.GradientTransformation(init, update)
+
+
+# What is compiled depends on which object the optimiser is, so there is one of each.
+_SGD = optax.chain(optax.identity(), _falling())
+_ADAM = optax.chain(optax.scale_by_adam(), _falling())
 
 
 class Parts(NamedTuple):
     """What a classifier is made of.
 
     - `circuit`: a function of (sizes, key), a constant. - `assigner`: its numbers are arrays.
-    - `optimiser`: a constant with an injected `learning_rate`.
+    - `optimiser`: a constant, the last of whose transformations is `_falling`.
+    - `low`: features are scaled to [low, 1].
     """
 
     circuit: Callable[..., AbstractCircuit]
     assigner: AbstractAssigner
     optimiser: optax.GradientTransformation
+    low: int
 
 
 class AbstractSettlingClassifier(ClassifierMixin, BaseEstimator, ABC):
@@ -91,9 +122,9 @@ class AbstractSettlingClassifier(ClassifierMixin, BaseEstimator, ABC):
         self.classes_, labels = np.unique(y, return_inverse=True)
         if len(self.classes_) < 2:
             raise InputError(
-                f"{owner}: y holds one class, {self.classes_[0]!r}: give examples of at least two"
+                f"{owner}: y holds one class, {self.classes_[0]}: give examples of at least two"
             )
-        self.scaler_ = MinMaxScaler(clip=True).fit(X)
+        self.scaler_ = MinMaxScaler((parts.low, 1), clip=True).fit(X)
         inputs = self._inputs(X)
         targets = np.eye(len(self.classes_), dtype=inputs.dtype)[labels]
         self._learn(parts, hidden, inputs, targets)
@@ -130,32 +161,57 @@ class AbstractSettlingClassifier(ClassifierMixin, BaseEstimator, ABC):
         """`max_iter` readings of every example; sets `circuit_`, `loss_curve_` and `n_iter_`.
 
         Readings follow each other in batches without regard to where one ends, so a batch may
-        span several readings of a small set. The rate falls to 0 along a cosine.
+        span several readings of a small set. What fills up the last chunk changes nothing, since
+        the rate has fallen to 0.
         """
         rng = check_random_state(self.random_state)
-        count, batch = len(inputs), int(self.batch_size)
+        count, batch, epochs = len(inputs), int(self.batch_size), int(self.max_iter)
         sizes = (inputs.shape[1], *hidden, targets.shape[1])
         circuit = _drawn(parts.circuit, sizes, jax.random.key(rng.randint(2**31)))
         cost = eqx.tree_at(lambda cost: cost.kappa, CrossEntropy(), jnp.asarray(self.kappa, float))
         learner = Learner(circuit, parts.assigner, cost, parts.optimiser)
         state = learner.init(jax.random.key(rng.randint(2**31)))
-        order = np.arange(_CHUNK * batch, dtype=np.int32).reshape(_CHUNK, batch)
-        chunks = math.ceil(self.max_iter * count / order.size)
-        costs = []
-        for chunk, rows in zip(range(chunks), _shuffled(count, order.size, rng), strict=False):
-            rate = self.learning_rate * (1 + math.cos(math.pi * chunk / chunks)) / 2
-            state, info = _sweep(learner, _at(rate, state), inputs[rows], targets[rows], order)
+        order = jnp.asarray(np.arange(_CHUNK * batch, dtype=np.int32).reshape(_CHUNK, batch))
+        steps = math.ceil(epochs * count / batch)
+        state = _set_out(state, self.learning_rate, steps)
+        costs, hits = [], []
+        shuffled = _shuffled(count, order.size, rng)
+        for rows in itertools.islice(shuffled, math.ceil(steps / _CHUNK)):
+            seen, wanted = jnp.asarray(inputs[rows]), jnp.asarray(targets[rows])
+            state, info = _sweep(learner, state, seen, wanted, order)
             costs.append(np.asarray(info.cost, np.float64))
-            finite = np.isfinite(costs[-1]).all() and _is_finite(state.circuit)
-            if not finite or np.any(info.result == Result.NONFINITE):
-                raise DivergedError(
-                    f"{type(self).__name__}: learning left the finite numbers within "
-                    f"{int(state.step)} steps: lower learning_rate (now {self.learning_rate})"
-                )
-        each = np.repeat(np.concatenate(costs), batch)[: self.max_iter * count]
+            hits.append(np.asarray(info.output, np.float64))
+            nonfinite = np.asarray(info.result) == Result.NONFINITE
+            if nonfinite.any() or not np.isfinite(costs[-1]).all():
+                self._raise_diverged(state)
+        if not _is_finite(state.circuit):
+            self._raise_diverged(state)
         self.circuit_ = state.circuit
-        self.loss_curve_ = each.reshape(self.max_iter, count).mean(1).tolist()
-        self.n_iter_ = int(self.max_iter)
+        self.loss_curve_ = _by_epoch(costs, batch, epochs, count).tolist()
+        self.n_iter_ = epochs
+        self._warn_if_guessing(_by_epoch(hits, batch, epochs, count)[-1], targets.mean(0))
+
+    def _raise_diverged(self, state: LearnerState) -> NoReturn:
+        raise DivergedError(
+            f"{type(self).__name__}: learning left the finite numbers within {int(state.step)} "
+            f"steps: lower learning_rate (now {self.learning_rate})"
+        )
+
+    def _warn_if_guessing(self, hits: float, shares: Float[np.ndarray, " classes"]) -> None:
+        """Warns if the last epoch cost more than answering with the classes' shares would have.
+
+        With hardly more than that (labels at random) only if it was not right more often either.
+        """
+        cost, guess = self.loss_curve_[-1], -float(shares @ np.log(shares)) / self.kappa
+        if cost > 2 * guess or (cost >= guess and hits <= shares.max()):
+            warnings.warn(
+                f"{type(self).__name__} ended no better than guessing ({hits:.0%} of the training "
+                f"answers right, cost {cost:.2g} against {guess:.2g}): change learning_rate (now "
+                f"{self.learning_rate}), or raise kappa (now {self.kappa}) or max_iter (now "
+                f"{self.max_iter})",
+                ConvergenceWarning,
+                stacklevel=4,
+            )
 
     def _logits(self, X) -> Float[np.ndarray, "examples classes"]:
         """kappa times the settled output, block by block."""
@@ -166,11 +222,13 @@ class AbstractSettlingClassifier(ClassifierMixin, BaseEstimator, ABC):
         for start in range(0, len(inputs), _BLOCK):
             block = inputs[start : start + _BLOCK]
             full = np.pad(block, ((0, _BLOCK - len(block)), (0, 0)))
-            blocks.append(np.asarray(_outputs(assigner, self.circuit_, full))[: len(block)])
+            blocks.append(
+                np.asarray(_outputs(assigner, self.circuit_, jnp.asarray(full)))[: len(block)]
+            )
         return self.kappa * np.concatenate(blocks).astype(np.float64)
 
     def _inputs(self, X) -> Float[np.ndarray, "examples width"]:
-        """Features scaled to [0, 1], and silent ones to fill up the input node."""
+        """Scaled features, and silent ones to fill up the input node."""
         scaled = self.scaler_.transform(X).astype(jnp.result_type(float))
         return np.pad(scaled, ((0, 0), (0, -scaled.shape[1] % _WIDTH)))
 
@@ -229,9 +287,7 @@ class EqPropClassifier(AbstractSettlingClassifier):
     def _parts(self) -> Parts:
         owner = type(self).__name__
         _check_positive(owner, Real, beta=self.beta)
-        _check_positive(
-            owner, Integral, free_steps=self.free_steps, nudged_steps=self.nudged_steps
-        )
+        _check_positive(owner, Integral, free_steps=self.free_steps, nudged_steps=self.nudged_steps)
         assigner = eqx.tree_at(
             lambda rule: (rule.beta, rule.free_steps, rule.nudged_steps),
             EquilibriumPropagation(),
@@ -241,7 +297,7 @@ class EqPropClassifier(AbstractSettlingClassifier):
                 jnp.asarray(self.nudged_steps, jnp.int32),
             ),
         )
-        return Parts(_hopfield, assigner, _SGD)
+        return Parts(_hopfield, assigner, _SGD, low=0)
 
 
 class PredictiveCodingClassifier(AbstractSettlingClassifier):
@@ -251,11 +307,11 @@ class PredictiveCodingClassifier(AbstractSettlingClassifier):
     label, lets its hidden layers settle, and each synapse changes by the error it leaves behind
     (Whittington and Bogacz, 2017), at the pace of Adam.
 
-    Features are scaled to [0, 1] by their range in `fit`, and clipped to it afterwards, as in
+    Features are scaled to [-1, 1] by their range in `fit`, and clipped to it afterwards: see
     `EqPropClassifier`.
 
     - `hidden_layer_sizes`: units of each hidden layer (tanh), from the input on.
-    - `dt`, `settling_steps`: the step of settling, in time constants, and how many are taken.
+    - `settling_steps`: how long they settle, with the label clamped.
     - `kappa`: inverse temperature: probabilities are softmax(kappa output).
     - `learning_rate`: the first; it falls to 0 along a cosine.
     - `max_iter`: epochs. - `batch_size`: examples a step. - `random_state`: as in scikit-learn.
@@ -267,7 +323,6 @@ class PredictiveCodingClassifier(AbstractSettlingClassifier):
         self,
         hidden_layer_sizes=(256,),
         *,
-        dt=0.2,
         settling_steps=20,
         kappa=1.0,
         learning_rate=0.002,
@@ -276,7 +331,6 @@ class PredictiveCodingClassifier(AbstractSettlingClassifier):
         random_state=None,
     ):
         self.hidden_layer_sizes = hidden_layer_sizes
-        self.dt = dt
         self.settling_steps = settling_steps
         self.kappa = kappa
         self.learning_rate = learning_rate
@@ -286,14 +340,13 @@ class PredictiveCodingClassifier(AbstractSettlingClassifier):
 
     def _parts(self) -> Parts:
         owner = type(self).__name__
-        _check_positive(owner, Real, dt=self.dt)
         _check_positive(owner, Integral, settling_steps=self.settling_steps)
         assigner = eqx.tree_at(
-            lambda rule: (rule.solver.dt, rule.max_steps),
-            PredictiveCoding(solver=Euler()),
-            (jnp.asarray(self.dt, float), jnp.asarray(self.settling_steps, jnp.int32)),
+            lambda rule: rule.max_steps,
+            PredictiveCoding(solver=EvenOdd()),
+            jnp.asarray(self.settling_steps, jnp.int32),
         )
-        return Parts(_predictive, assigner, _ADAM)
+        return Parts(_predictive, assigner, _ADAM, low=-1)
 
 
 def _hopfield(sizes: tuple[int, ...], key: PRNGKeyArray) -> AbstractCircuit:
@@ -327,17 +380,14 @@ def _outputs(
     return jax.vmap(answer)(inputs)
 
 
-@eqx.filter_jit
-def _is_finite(circuit: AbstractCircuit) -> jax.Array:
-    leaves = jax.tree.leaves(circuit.parameters()[0])
-    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in leaves]))
+def _is_finite(circuit: AbstractCircuit) -> bool:
+    return all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(circuit.parameters()[0]))
 
 
-def _at(rate: float, state: LearnerState) -> LearnerState:
-    """The state with another learning rate in its optimiser."""
-    return eqx.tree_at(
-        lambda state: state.optimiser.hyperparams["learning_rate"], state, jnp.asarray(rate, float)
-    )
+def _set_out(state: LearnerState, rate: float, steps: int) -> LearnerState:
+    """The state with `rate` to fall to 0 in so many steps."""
+    fall = _Fall(jnp.asarray(rate, float), jnp.asarray(steps, jnp.int32), jnp.zeros((), jnp.int32))
+    return eqx.tree_at(lambda state: state.optimiser[-1], state, fall)
 
 
 def _shuffled(
@@ -350,6 +400,14 @@ def _shuffled(
             left = np.concatenate([left, rng.permutation(count)])
         yield left[:size]
         left = left[size:]
+
+
+def _by_epoch(
+    chunks: list[np.ndarray], batch: int, epochs: int, count: int
+) -> Float[np.ndarray, " epochs"]:
+    """Means over epochs of a number per step, each example counted with its step's."""
+    each = np.repeat(np.concatenate(chunks), batch)[: epochs * count]
+    return each.reshape(epochs, count).mean(1)
 
 
 def _check_positive(owner: str, kind: type, **values: Any) -> None:

@@ -63,7 +63,7 @@ class AbstractCircuit(eqx.Module):
         return eqx.partition(self, jax.tree_util.tree_map_with_path(learnt, self))
 
     def fixed(self) -> tuple[str, ...]:
-        """The fields that are part of the circuit but not learnt (a swept number is an array too)."""
+        """The fields that are part of the circuit but not learnt, swept numbers included."""
         return ("gain",)
 
     def project(self, state: State) -> State:
@@ -71,7 +71,7 @@ class AbstractCircuit(eqx.Module):
         return state
 
     def curvature(self) -> State:
-        """Per node, a scalar or one value a unit: an upper bound on the energy's second derivative in that node alone.
+        """Per node, a number or one a unit: how stiff the energy is in that node alone, at most.
 
         A block solver that moves a node by force / curvature cannot overshoot. Default: 1.
         """

@@ -115,7 +115,7 @@ def chain(sizes: Sequence[int], activation: Activation, output: Activation) -> t
     )
 
 
-def draw(nodes: Sequence[Node], sample, *, key: PRNGKeyArray) -> dict[str, Dense]:
+def draw(nodes: Sequence[Node], sample, *, key: PRNGKeyArray) -> dict[str, AbstractSynapse]:
     """Dense synapses for every edge, each weight from `sample(key, (pre, post))`."""
     shapes = {node.name: math.prod(node.shape) for node in nodes}
     pairs = edges(nodes)

@@ -12,7 +12,10 @@ Without the gate no derivative of phi is needed and E is not W^T: the local form
 E = W^T and no lateral term, the force is exactly minus the gradient of the energy.
 """
 
+import dataclasses
+import math
 from collections.abc import Sequence
+from functools import partial
 
 import equinox as eqx
 import jax
@@ -20,7 +23,17 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from anima.circuit.circuit import AbstractCircuit
-from anima.circuit.graph import AbstractSynapse, Dense, Node, chain, check_nodes, colouring, draw, edge, edges
+from anima.circuit.graph import (
+    AbstractSynapse,
+    Dense,
+    Node,
+    chain,
+    check_nodes,
+    colouring,
+    draw,
+    edge,
+    edges,
+)
 from anima.core.errors import InputError, check_positive
 from anima.core.functions import Activation, identity
 from anima.core.functions import activation as named
@@ -106,13 +119,14 @@ class NGC(AbstractCircuit):
 
         forward, backward = jax.random.split(key)
         synapses = draw(nodes, sample, key=forward)
-        mirrored = draw(nodes, sample, key=backward)
         return cls(
             nodes=nodes,
             synapses=synapses,
-            feedback={} if tied else {n: Dense(s.weight.T) for n, s in mirrored.items()},
+            feedback={} if tied else _reversed(nodes, sample, key=backward),
             biases={n.name: jnp.zeros(n.shape) for n in nodes if n.parents} if bias else {},
-            lateral={n.name: lateral(n, group, alpha, beta_lat) for n in inner[1:]} if group else {},
+            lateral={n.name: lateral(n, group, alpha, beta_lat) for n in inner[1:]}
+            if group
+            else {},
             beta_e=beta_e,
             leak=leak,
             gamma_e=gamma_e,
@@ -196,9 +210,12 @@ class NGC(AbstractCircuit):
         """The circuit with every synapse's columns clipped to norm `bound`."""
         if self.bound is None:
             return self
-        clip = lambda synapses: jax.tree.map(lambda w: _clip_columns(w, self.bound), synapses)
-        both = lambda c: (c.synapses, c.feedback)
-        return eqx.tree_at(both, self, (clip(self.synapses), clip(self.feedback)))
+        clip = partial(_clip_columns, bound=self.bound)
+        return dataclasses.replace(
+            self,
+            synapses=jax.tree.map(clip, self.synapses),
+            feedback=jax.tree.map(clip, self.feedback),
+        )
 
     def _rate(self, name: str, state: State) -> Float[Array, "..."]:
         return self.sent(name, self.node(name).activation(state[name]))
@@ -255,6 +272,17 @@ def lateral(node: Node, group: int, alpha: float, beta_lat: float) -> Float[Arra
         raise InputError(f"lateral group {group} must divide the {size} units of {node.name!r}")
     block = jnp.full((group, group), beta_lat) + jnp.eye(group) * (alpha - beta_lat)
     return jnp.kron(jnp.eye(size // group), block)
+
+
+def _reversed(nodes: Sequence[Node], sample, *, key: PRNGKeyArray) -> dict[str, AbstractSynapse]:
+    """An error synapse for every edge, from the child back to the parent: (post, pre)."""
+    pairs = edges(nodes)
+    keys = jax.random.split(key, max(len(pairs), 1))
+    size = {node.name: math.prod(node.shape) for node in nodes}
+    return {
+        edge(p, c): Dense(sample(k, (size[c], size[p])))
+        for (p, c), k in zip(pairs, keys, strict=False)
+    }
 
 
 def _clip_columns(weight: Float[Array, "pre post"], bound: float) -> Float[Array, "pre post"]:

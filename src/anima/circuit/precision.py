@@ -30,4 +30,6 @@ def surprise(error: Float[Array, "..."], precision: Precision) -> Scalar:
 
 def largest(precision: Precision) -> Scalar:
     """An upper bound on the largest eigenvalue of a precision."""
-    return jnp.max(jnp.sum(jnp.abs(precision), -1)) if jnp.ndim(precision) == 2 else jnp.max(precision)
+    return (
+        jnp.max(jnp.sum(jnp.abs(precision), -1)) if jnp.ndim(precision) == 2 else jnp.max(precision)
+    )

@@ -4,6 +4,7 @@ import enum
 from collections.abc import Callable
 
 import equinox as eqx
+import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 State = dict[str, Float[Array, "..."]]
@@ -30,7 +31,7 @@ class Result(enum.IntEnum):
 
 _MESSAGES = {
     Result.CONVERGED: "settled: the largest free force is within tol",
-    Result.MAX_STEPS: "still moving after max_steps: raise max_steps or tol, or use a faster solver",
+    Result.MAX_STEPS: "still moving after max_steps: raise max_steps or tol, or change the solver",
     Result.NONFINITE: "diverged: reduce the solver's dt, the nudge, or the size of the weights",
 }
 
@@ -55,6 +56,4 @@ class Equilibrium(eqx.Module):
 
 def worst(*results: Int[Array, "..."]) -> Int[Array, ""]:
     """The most serious of several result codes (they are ordered by gravity)."""
-    import jax.numpy as jnp
-
     return jnp.max(jnp.stack([jnp.max(r) for r in results]))

@@ -302,4 +302,3 @@ def _only(family: type, assigner: str, circuit: AbstractCircuit) -> AbstractCirc
             "and Predictive circuits (Backprop serves all)"
         )
     return circuit
-

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -13,7 +14,6 @@ from anima.circuit.circuit import AbstractCircuit, gradient
 from anima.core.types import State, worst
 from anima.learn.assigners import AbstractAssigner, Info
 from anima.learn.costs import AbstractCost
-
 
 Augment = Callable[[Float[Array, "..."], PRNGKeyArray], Float[Array, "..."]]
 """A random change of one input that keeps its meaning."""
@@ -56,7 +56,8 @@ class Learner(eqx.Module):
 
     def init(self, key: PRNGKeyArray) -> LearnerState:
         """The state before the first step."""
-        memory = self.optimiser.init(self.circuit.parameters()[0])
+        learnt: Any = self.circuit.parameters()[0]
+        memory = self.optimiser.init(learnt)
         return LearnerState(self.circuit, memory, jnp.zeros((), jnp.int32), key)
 
     def step(
@@ -71,6 +72,8 @@ class Learner(eqx.Module):
         """
         clamp, target = batch
         keys = jax.random.split(jax.random.fold_in(state.key, state.step), target.shape[0])
+        credit: Any  # a circuit, which is a pytree as optax wants
+        learnt: Any
         credit, infos = self.gradient(state.circuit, clamp, target, keys)
         learnt, rest = state.circuit.parameters()
         updates, memory = self.optimiser.update(credit, state.optimiser, learnt)

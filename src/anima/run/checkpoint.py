@@ -1,9 +1,10 @@
 """Checkpoints: all that resuming needs, saved atomically through Orbax and checked when read.
 
-A checkpoint is `checkpoints/<step>/` (the arrays) and `checkpoints/<step>.json` (what they are,
-the notes saved with them, and a digest of both). The JSON is written last: without it the folder
-is not a checkpoint. One that cannot be read, or whose digest differs, is passed over for the one
-before, and the caller is told.
+A checkpoint is `checkpoints/<step>/` (the arrays) and `checkpoints/<step>.json` (the notes saved
+with them, and a digest of both). The JSON is written last: without it the folder is not a
+checkpoint. One whose digest differs, or that cannot be read, is passed over for the one before,
+and the caller is told. The digest is of the files, not of the arrays in them, so that a damaged
+file is found before Orbax's readers meet it: they leave threads behind that complain for themselves.
 """
 
 import contextlib
@@ -23,6 +24,8 @@ import jax
 import numpy as np
 
 from anima.core.errors import InputError
+
+_SPARE = 1 << 16  # bytes that a checkpoint needs beside its arrays
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,9 +54,10 @@ def save(folder: Path, step: int, state: Any, notes: dict[str, Any], *, keep: in
     try:
         folder.mkdir(parents=True, exist_ok=True)
         _remove(folder, lambda found: found == step)
+        _check_room(folder, arrays)
         with _unlogged(), ocp.StandardCheckpointer() as checkpointer:
             checkpointer.save(target.absolute(), arrays)
-        record = {"step": step, "digest": _digest(arrays, notes), "notes": notes}
+        record = {"step": step, "digest": _digest(target, notes), "notes": notes}
         write_atomically(folder / f"{step}.json", json.dumps(record))
     except (OSError, ValueError) as error:
         _remove(folder, lambda found: found == step)
@@ -125,12 +129,11 @@ def _read(folder: Path, step: int, like: Any, check: Callable) -> Checkpoint:
     record = json.loads((folder / f"{step}.json").read_text())
     notes = record["notes"]
     check(notes)
-    wanted = _arrays(like)
-    with _unlogged(), ocp.StandardCheckpointer() as checkpointer:
-        arrays = checkpointer.restore((folder / str(step)).absolute(), wanted)
-    arrays = {name: np.asarray(value) for name, value in arrays.items()}
-    if _digest(arrays, notes) != record["digest"]:
+    source = folder / str(step)
+    if _digest(source, notes) != record["digest"]:
         raise ValueError("its bytes are not those that were saved")
+    with _unlogged(), ocp.StandardCheckpointer() as checkpointer:
+        arrays = checkpointer.restore(source.absolute(), _arrays(like))
     return Checkpoint(_fill(like, arrays), step, notes)
 
 
@@ -167,7 +170,7 @@ def _arrays(state: Any) -> dict[str, np.ndarray]:
     return {jax.tree_util.keystr(path): _numbers(leaf) for path, leaf in leaves}
 
 
-def _fill(like: Any, arrays: dict[str, np.ndarray]) -> Any:
+def _fill(like: Any, arrays: dict[str, Any]) -> Any:
     """`like` with its array leaves replaced."""
     dynamic, static = eqx.partition(like, eqx.is_array)
     leaves, tree = jax.tree_util.tree_flatten_with_path(dynamic)
@@ -184,12 +187,18 @@ def _numbers(leaf: Any) -> np.ndarray:
     return np.asarray(jax.random.key_data(leaf) if is_key else leaf)
 
 
-def _digest(arrays: dict[str, np.ndarray], notes: dict[str, Any]) -> str:
+def _digest(folder: Path, notes: dict[str, Any]) -> str:
     total = hashlib.sha256(json.dumps(notes, sort_keys=True).encode())
-    for name in sorted(arrays):
-        total.update(f"{name} {arrays[name].dtype} {arrays[name].shape}".encode())
-        total.update(np.ascontiguousarray(arrays[name]).tobytes())
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        total.update(f"\n{path.relative_to(folder)} {path.stat().st_size}\n".encode())
+        total.update(path.read_bytes())
     return total.hexdigest()
+
+
+def _check_room(folder: Path, arrays: dict[str, np.ndarray]) -> None:
+    """Raises `OSError` where the arrays cannot fit: before Orbax has written half of them."""
+    if sum(array.nbytes for array in arrays.values()) + _SPARE > shutil.disk_usage(folder).free:
+        raise OSError(errno.ENOSPC, "No space left on device")
 
 
 def _full(error: Exception) -> bool:

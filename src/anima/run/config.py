@@ -98,10 +98,9 @@ class Twin:
     kappa: float = 1.0
 
     def __post_init__(self):
-        if not self.rate > 0 or not self.kappa > 0:
-            raise InputError(
-                f"twin.rate is {self.rate}, twin.kappa {self.kappa}: both must be positive"
-            )
+        for name in ("rate", "kappa"):
+            if not getattr(self, name) > 0:
+                raise InputError(f"twin.{name} is {getattr(self, name)}: it must be positive")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,9 +159,14 @@ def override(table: Table, assignments: list[str]) -> Table:
         if not equals or not key.strip():
             raise InputError(f"--set {text!r}: write key=value, e.g. train.epochs=3")
         path = _locate(key.strip(), full)
-        target = result
+        target, known = result, full
         for part in path[:-1]:
-            target = target.setdefault(part, {})
+            known = known.get(part, {}) if isinstance(known, dict) else {}
+            # a key of something that is named by default, or by its name alone, keeps that name
+            named = isinstance(known, dict) and "name" in known
+            begin = target.get(part, known["name"] if named else {})
+            target[part] = {"name": begin} if named and isinstance(begin, str) else begin
+            target = target[part]
             if not isinstance(target, dict):
                 raise InputError(f"--set {text!r}: {part} is {target!r}, which has no keys")
         target[path[-1]] = _value(value.strip())

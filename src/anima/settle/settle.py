@@ -103,18 +103,17 @@ def _landscape(
     """The total force on the free nodes, with all that the clamps decide computed once."""
     begin = circuit.start(clamp) if start is None else start | clamp
     free = {name: value for name, value in begin.items() if name not in clamp}
-    nudged = cost is not None and "output" in free
 
     def force(free: State) -> State:
         total = circuit.force({**clamp, **free})
         pull = {name: total[name] for name in free}
-        if nudged:
+        if cost is not None and "output" in free:
             pull["output"] = pull["output"] - nudge * jax.grad(cost)(free["output"])
         return pull
 
     def curvature(free: State) -> State:
         stiff = {name: value for name, value in circuit.curvature().items() if name in free}
-        if nudged:
+        if cost is not None and "output" in free:
             # a pull towards less cost stiffens the node; a push away must not look like it
             bend = nudge * jnp.diagonal(jax.hessian(cost)(free["output"]))
             stiff["output"] = stiff["output"] + jnp.maximum(bend, 0)

@@ -162,4 +162,3 @@ class Anderson(AbstractSolver):
         )
         weights = jnp.linalg.solve(gram, filled.astype(gaps.dtype))
         return weights / jnp.sum(weights)
-
