@@ -144,6 +144,7 @@ def test_learning_nothing_is_a_warning(kind, iris):
 
 
 @both
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")  # it is short
 def test_one_epoch_of_less_than_a_batch_is_one_step(kind, iris):
     """Only then do the biases, which start at 0, end in proportion to the rate."""
     few = iris[0][::10], iris[1][::10]

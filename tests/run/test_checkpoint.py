@@ -176,7 +176,9 @@ def test_a_really_full_disk_costs_only_the_new_one(full_disk, capfd, monkeypatch
             checkpoint.save(folder, step, big, NOTES, keep=99)
     assert "\n" not in str(caught.value) and capfd.readouterr().err == ""
     good = checkpoint.newest(folder)
-    assert {path.name.split(".")[0] for path in folder.iterdir()} == set(map(str, range(1, good + 1)))
+    assert {path.name.split(".")[0] for path in folder.iterdir()} == set(
+        map(str, range(1, good + 1))
+    )
     assert checkpoint.restore(folder, big, warn=pytest.fail).step == good
 
 
@@ -199,7 +201,7 @@ def test_files_are_written_whole_or_not_at_all(tmp_path, monkeypatch):
         raise OSError(errno.EROFS, "Read-only file system")
 
     monkeypatch.setattr(os, "replace", refuse)
-    with pytest.raises(InputError, match="cannot write .*Read-only"):
+    with pytest.raises(InputError, match=r"cannot write .*Read-only"):
         checkpoint.write_atomically(tmp_path / "a.json", "x")
     assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
     assert json.loads((tmp_path / "a.json").read_text()) == [1]

@@ -39,7 +39,7 @@ def test_an_empty_folder_is_taken_and_a_used_one_is_not(tmp_path, small, data):
     begin(tmp_path / "empty", small, data)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("years")
-    with pytest.raises(InputError, match="holds files already .not an anima run"):
+    with pytest.raises(InputError, match=r"holds files already \(not an anima run\)"):
         begin(tmp_path / "mine", small, data)
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["thesis.txt"]
     with pytest.raises(InputError, match="is a file"):
@@ -174,7 +174,7 @@ def test_metrics_say_so_when_the_disk_refuses(tmp_path):
     log = metrics.MetricsLog(tmp_path)
     (tmp_path / "metrics.jsonl").unlink()
     (tmp_path / "metrics.jsonl").mkdir()
-    with pytest.raises(InputError, match="cannot write .*the last checkpoint is intact"):
+    with pytest.raises(InputError, match=r"cannot write .*the last checkpoint is intact"):
         log.add({"epoch": 1})
 
 

@@ -140,16 +140,14 @@ def test_a_changed_configuration_is_named(whole, small, data, section, change, n
 
 
 def test_another_seed_or_data_set_cannot_resume(whole, small, data):
-    with pytest.raises(InputError, match="run.seed"):
+    with pytest.raises(InputError, match=r"run\.seed"):
         Training(small, data, SEED + 1, whole).run(resume=True, warn=pytest.fail)
     other = dataclasses.replace(data, train_labels=data.train_labels[::-1].copy())
-    with pytest.raises(InputError, match="data set .* is not the one"):
+    with pytest.raises(InputError, match=r"data set .* is not the one"):
         Training(small, other, SEED, whole).run(resume=True, warn=pytest.fail)
 
 
-def test_a_full_disk_costs_only_what_was_not_saved(
-    whole, small, data, tmp_path, monkeypatch
-):
+def test_a_full_disk_costs_only_what_was_not_saved(whole, small, data, tmp_path, monkeypatch):
     real = checkpoint._check_room
 
     def full(folder, arrays):

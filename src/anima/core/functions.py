@@ -21,16 +21,55 @@ def hard_sigmoid(z: Float[Array, "*n"]) -> Float[Array, "*n"]:
     return jnp.clip(z, 0, 1)
 
 
+def tanh(z: Float[Array, "*n"]) -> Float[Array, "*n"]:
+    """tanh z"""
+    return jnp.tanh(z)
+
+
+def sigmoid(z: Float[Array, "*n"]) -> Float[Array, "*n"]:
+    """1 / (1 + exp(-z))"""
+    return jax.nn.sigmoid(z)
+
+
+def relu(z: Float[Array, "*n"]) -> Float[Array, "*n"]:
+    """max(z, 0)"""
+    return jnp.maximum(z, 0)
+
+
+def leaky_relu(z: Float[Array, "*n"]) -> Float[Array, "*n"]:
+    """max(z, z / 100)"""
+    return jnp.maximum(z, z / 100)
+
+
+def gelu(z: Float[Array, "*n"]) -> Float[Array, "*n"]:
+    """z Phi(z), Phi the normal distribution function, in its tanh form"""
+    return jax.nn.gelu(z)
+
+
+def silu(z: Float[Array, "*n"]) -> Float[Array, "*n"]:
+    """z / (1 + exp(-z))"""
+    return jax.nn.silu(z)
+
+
+def softplus(z: Float[Array, "*n"]) -> Float[Array, "*n"]:
+    """log(1 + exp(z))"""
+    return jax.nn.softplus(z)
+
+
+# Functions of our own rather than JAX's: those cannot be pickled, and a circuit must be.
 ACTIVATIONS: dict[str, Activation] = {
-    "identity": identity,
-    "hard_sigmoid": hard_sigmoid,
-    "tanh": jnp.tanh,
-    "sigmoid": jax.nn.sigmoid,
-    "relu": jax.nn.relu,
-    "leaky_relu": jax.nn.leaky_relu,
-    "gelu": jax.nn.gelu,
-    "silu": jax.nn.silu,
-    "softplus": jax.nn.softplus,
+    function.__name__: function
+    for function in (
+        identity,
+        hard_sigmoid,
+        tanh,
+        sigmoid,
+        relu,
+        leaky_relu,
+        gelu,
+        silu,
+        softplus,
+    )
 }
 
 

@@ -3,8 +3,8 @@
 A checkpoint is `checkpoints/<step>/` (the arrays) and `checkpoints/<step>.json` (the notes saved
 with them, and a digest of both). The JSON is written last: without it the folder is not a
 checkpoint. One whose digest differs, or that cannot be read, is passed over for the one before,
-and the caller is told. The digest is of the files, not of the arrays in them, so that a damaged
-file is found before Orbax's readers meet it: they leave threads behind that complain for themselves.
+and the caller is told. The digest is of the files, not of the arrays in them, so that damage is
+found before Orbax's readers meet it: they leave tasks behind that complain on their own.
 """
 
 import contextlib

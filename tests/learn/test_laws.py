@@ -1,0 +1,397 @@
+"""The laws of credit: what each assigner's answer converges to, and how fast.
+
+All in float64, at random networks, inputs and targets, for a squared, a cross-entropy and a cost
+of no name. An order of convergence is the slope of log error against log step.
+"""
+
+from functools import partial
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.flatten_util import ravel_pytree
+
+from anima import (
+    NGC,
+    Anderson,
+    Backprop,
+    CrossEntropy,
+    EquilibriumPropagation,
+    Euler,
+    EvenOdd,
+    Hopfield,
+    NGCRule,
+    Predictive,
+    PredictiveCoding,
+    SquaredError,
+    settle,
+)
+from anima.circuit.graph import Dense
+from anima.learn.assigners import AbstractAssigner
+from anima.testing import check_assigner, cosine, true_gradient
+
+SIZES = [3, 5, 4, 2]
+KEY = jax.random.key(5)
+TARGET = np.asarray([0.3, -1.2])
+COSTS = {
+    "squared": partial(SquaredError(), TARGET),
+    "cross-entropy": partial(CrossEntropy(2.0), np.asarray([0.8, 0.2])),
+    "arbitrary": lambda y: jnp.sum(jnp.log(jnp.cosh(y - TARGET))) + y[0] * y[1] + jnp.sin(y[1]),
+}
+# all costs in one program: which it is comes as data
+WHICH = dict(zip(COSTS, np.eye(3), strict=True))
+X = np.asarray([0.5, -1.0, 0.8])
+EXACT = dict(solver=Anderson(EvenOdd()), tol=1e-14)
+
+
+def cost_of(which):
+    return lambda output: which @ jnp.stack([cost(output) for cost in COSTS.values()])
+
+
+def predictive() -> Predictive:
+    circuit = Predictive.mlp(SIZES, key=KEY)
+    biases = {name: 0.3 * jnp.cos(jnp.arange(b.size) + b) for name, b in circuit.biases.items()}
+    return Predictive(circuit.nodes, circuit.synapses, biases, circuit.precision)
+
+
+def hopfield() -> Hopfield:
+    """Small weights around 1/2: no hidden unit touches a bound, so the fixed point is smooth."""
+    circuit = Hopfield.mlp(SIZES, scale=0.3, key=KEY)
+    biases = {n: jnp.full_like(b, 0.5) for n, b in circuit.biases.items()}
+    return Hopfield(circuit.nodes, circuit.synapses, biases)
+
+
+def flat(tree) -> np.ndarray:
+    return np.asarray(ravel_pytree(eqx.filter(tree, eqx.is_inexact_array))[0])
+
+
+def order(errors, steps) -> float:
+    return float(np.polyfit(np.log(steps), np.log(errors), 1)[0])
+
+
+def credits(build, circuit, numbers):
+    """(cost name, number) -> the flat credit that `build(number)` assigns."""
+
+    @eqx.filter_jit
+    def run(circuit, numbers, which):
+        def one(number, which):
+            return build(number).gradient(circuit, {"input": X}, cost_of(which), key=KEY)[0]
+
+        return jax.vmap(lambda w: jax.vmap(lambda n: one(n, w))(numbers))(which)
+
+    found = run(circuit, jnp.asarray(numbers), jnp.stack(list(WHICH.values())))
+    pick = lambda c, n: flat(jax.tree.map(lambda x: x[c, n], found))
+    return {
+        (name, number): pick(c, n)
+        for c, name in enumerate(COSTS)
+        for n, number in enumerate(numbers)
+    }
+
+
+def distances(found, references, numbers):
+    """Cost name -> distances from its reference, relative, one for each number."""
+    return {
+        name: [
+            np.linalg.norm(found[name, n] - references[name]) / np.linalg.norm(references[name])
+            for n in numbers
+        ]
+        for name in COSTS
+    }
+
+
+# Predictive coding: a target clamped a step away.
+
+
+def fed(circuit, change) -> dict[str, np.ndarray]:
+    """Cost name -> backprop through the sweep, fed `change(g)` in place of the cost's gradient."""
+    sweep = lambda c: c.start({"input": X})["output"]
+    output = sweep(circuit)
+    back = eqx.filter_jit(lambda v: gradient_like(circuit, lambda c: sweep(c) @ v))
+    return {n: flat(back(change(jax.grad(cost)(output)))) for n, cost in COSTS.items()}
+
+
+def gradient_like(circuit, function):
+    learnt, rest = circuit.parameters()
+    return jax.grad(lambda learnt: function(eqx.combine(learnt, rest)))(learnt)
+
+
+def ascribed(circuit, x=X):
+    """S = Sigma_out + sum_k J_k Sigma_k J_k^T at the forward pass, J_k = d output / d z_k."""
+    state = circuit.start({"input": x})
+    total = 0.0
+    for name, precision in circuit.precision.items():
+        size = circuit.node(name).shape[0]
+        full = precision if jnp.ndim(precision) == 2 else jnp.diag(jnp.full(size, precision))
+        onward = lambda z, name=name: circuit.start({"input": x, name: z})["output"]
+        slope = jax.jacobian(onward)(state[name])
+        total = total + slope @ jnp.linalg.inv(full) @ slope.T
+    return total
+
+
+def coding(step):
+    return PredictiveCoding(step=step, max_steps=3000, **EXACT)
+
+
+class Unsettled(AbstractAssigner):
+    """A mutant: reads plasticity at the forward pass, the target clamped, nothing settled."""
+
+    step: float
+
+    def predict(self, circuit, clamp):
+        return PredictiveCoding().predict(circuit, clamp)
+
+    def objective(self, circuit, clamp, cost, *, key):
+        value, info = PredictiveCoding(step=self.step).objective(circuit, clamp, cost, key=key)
+        state = jax.lax.stop_gradient(circuit.start(clamp))
+        target = state["output"] - self.step * jax.grad(cost)(state["output"])
+        held = jax.lax.stop_gradient({**state, "output": target})
+        return circuit.synaptic_energy(held) / self.step, info
+
+
+STEPS = [0.04, 0.02, 0.01]
+
+
+@pytest.mark.parametrize("kind", ["chain", "graph"])
+def test_pc_is_backprop_fed_the_inverse_of_its_own_covariance(kind, diamond):
+    """Clamping y - s g: backprop fed S^-1 g, to O(s); and that is not backprop."""
+    circuit = predictive() if kind == "chain" else diamond
+    solve = partial(np.linalg.solve, ascribed(circuit))
+    found = credits(coding, circuit, STEPS)
+    for errors in distances(found, fed(circuit, solve), STEPS).values():
+        assert abs(order(errors, STEPS) - 1) < 0.1, errors
+        assert errors[-1] < 0.05
+    for errors in distances(found, fed(circuit, lambda g: g), STEPS).values():
+        assert errors[-1] > 0.2, errors
+
+
+def test_pc_fed_s_g_recovers_backprop():
+    """Clamping y - s S g gives the gradient of the cost itself, to O(s)."""
+    circuit = predictive()
+    covariance, output = ascribed(circuit), circuit.start({"input": X})["output"]
+
+    @eqx.filter_jit
+    def run(step, vector):
+        linear = lambda y: y @ vector
+        return coding(step).gradient(circuit, {"input": X}, linear, key=KEY)[0]
+
+    for name, want in fed(circuit, lambda g: g).items():
+        vector = covariance @ np.asarray(jax.grad(COSTS[name])(output))
+        errors = [np.linalg.norm(flat(run(s, vector)) - want) for s in STEPS]
+        assert abs(order(errors, STEPS) - 1) < 0.1, errors
+
+
+def test_a_rule_that_does_not_settle_breaks_the_law():
+    circuit = predictive()
+    solve = partial(np.linalg.solve, ascribed(circuit))
+    found = credits(Unsettled, circuit, STEPS)
+    for errors in distances(found, fed(circuit, solve), STEPS).values():
+        assert abs(order(errors, STEPS)) < 0.1 and errors[-1] > 0.2
+
+
+def test_squared_error_with_step_one_clamps_the_target():
+    circuit = predictive()
+    _, info = PredictiveCoding().gradient(circuit, {"input": X}, COSTS["squared"], key=KEY)
+    clamp = {"input": X, "output": TARGET}
+    found = settle(circuit, clamp, solver=Euler(0.1), tol=0, max_steps=20,
+                   start=circuit.start({"input": X}))
+    np.testing.assert_allclose(info.energy, found.energy, rtol=1e-12)
+    assert int(info.steps) == 20
+
+
+# Equilibrium propagation.
+
+
+def propagation(beta, scheme="centred"):
+    return EquilibriumPropagation(
+        beta=beta, scheme=scheme, free_steps=3000, nudged_steps=3000, **EXACT
+    )
+
+
+def implicit(circuit) -> dict[str, np.ndarray]:
+    """Cost name -> the gradient of the loss at the net's own fixed point.
+
+    With H = -d force / dz there and H a = dC/dz: dC/dtheta = d/dtheta <a, force(z*, theta)>.
+    """
+    found = settle(circuit, {"input": X}, max_steps=5000, **EXACT)
+    hidden = {name: found.state[name] for name in ("h1", "h2")}
+    assert all(float(jnp.min(jnp.minimum(z, 1 - z))) > 0.05 for z in hidden.values())
+    free, unravel = ravel_pytree({n: z for n, z in found.state.items() if n != "input"})
+
+    def force(circuit, free):
+        pull = circuit.force({"input": X, **unravel(free)})
+        return ravel_pytree({name: pull[name] for name in unravel(free)})[0]
+
+    stiffness = -jax.jacobian(lambda free: force(circuit, free))(free)
+    references = {}
+    for name, cost in COSTS.items():
+        slope = jax.grad(lambda free, cost=cost: cost(unravel(free)["output"]))(free)
+        adjoint = jnp.linalg.solve(stiffness, slope)
+        references[name] = flat(
+            gradient_like(circuit, lambda c, a=adjoint: a @ force(c, free))
+        )
+    return references
+
+
+BETAS = [0.08, 0.04, 0.02]
+
+
+class Scaled(AbstractAssigner):
+    """A mutant: the contrast of +beta and -beta divided by beta and not by 2 beta."""
+
+    beta: float
+
+    def predict(self, circuit, clamp):
+        return propagation(self.beta).predict(circuit, clamp)
+
+    def objective(self, circuit, clamp, cost, *, key):
+        value, info = propagation(self.beta).objective(circuit, clamp, cost, key=key)
+        return 2 * value, info
+
+
+@pytest.mark.parametrize(
+    ("scheme", "expected"), [("centred", 2), ("one_sided", 1), ("random_sign", 1)]
+)
+def test_eqprop_approaches_the_gradient_at_the_fixed_point(scheme, expected):
+    circuit = hopfield()
+    found = credits(partial(propagation, scheme=scheme), circuit, BETAS)
+    for name, errors in distances(found, implicit(circuit), BETAS).items():
+        assert abs(order(errors, BETAS) - expected) < 0.1 * expected, (name, errors)
+        assert errors[-1] < (1e-3 if scheme == "centred" else 0.05)
+
+
+def test_a_contrast_divided_by_beta_breaks_the_law():
+    circuit = hopfield()
+    for errors in distances(credits(Scaled, circuit, BETAS), implicit(circuit), BETAS).values():
+        assert abs(order(errors, BETAS)) < 0.1
+
+
+def test_random_signs_average_to_the_centred_contrast():
+    """In expectation over its two signs the bias is the centred one, O(beta^2)."""
+    circuit, cost = hopfield(), COSTS["arbitrary"]
+
+    @eqx.filter_jit
+    def run(key, scheme):
+        rule = propagation(0.2, scheme)
+        return rule.gradient(circuit, {"input": X}, cost, key=key)[0]
+
+    drawn = jax.vmap(lambda key: run(key, "random_sign"))(jax.random.split(KEY, 12))
+    each = np.asarray([flat(jax.tree.map(lambda x, i=i: x[i], drawn)) for i in range(12)])
+    signs = np.unique(np.round(each, 10), axis=0)
+    assert len(signs) == 2
+    centred = flat(run(KEY, "centred"))
+    np.testing.assert_allclose(signs.mean(0), centred, atol=1e-9)
+    assert np.max(np.abs(signs[0] - centred)) > 1e-4
+
+
+@pytest.mark.parametrize("kind", ["chain", "graph"])
+def test_eqprop_on_a_predictive_circuit_is_backprop_to_second_order(kind, diamond):
+    """Cost as energy, F + lambda C, centred: the limit is backprop's gradient, with no S in it.
+
+    F's free minimum is the forward pass whatever the precisions are.
+    """
+    circuit = predictive() if kind == "chain" else diamond
+    found = credits(propagation, circuit, BETAS)
+    for errors in distances(found, fed(circuit, lambda g: g), BETAS).values():
+        assert abs(order(errors, BETAS) - 2) < 0.2, errors
+
+
+def test_true_gradient_is_the_implicit_one_and_backprops():
+    """The battery's yardstick, forward mode through the loop, against the two others."""
+    circuit = hopfield()
+    for name, want in implicit(circuit).items():
+        got = true_gradient(propagation(0.1), circuit, {"input": X}, COSTS[name])
+        np.testing.assert_allclose(flat(got), want, atol=1e-10)
+    circuit = predictive()
+    for name, want in fed(circuit, lambda g: g).items():
+        got = true_gradient(Backprop(), circuit, {"input": X}, COSTS[name])
+        np.testing.assert_allclose(flat(got), want, atol=1e-12)
+
+
+# Neural generative coding.
+
+
+def test_ngc_is_predictive_coding_when_tied_gated_and_without_leak():
+    """E = W^T, phi' on, 2 beta_e = 1, leak 0, error on z: step for step, settled or not."""
+    pc = predictive()
+    ngc = NGC(pc.nodes, pc.synapses, {}, pc.biases, leak=0.0, rate_error=False, gate=True)
+    for cost in COSTS.values():
+        want, same = PredictiveCoding(step=0.7).gradient(pc, {"input": X}, cost, key=KEY)
+        got, info = NGCRule(step=0.7).gradient(ngc, {"input": X}, cost, key=KEY)
+        for field in ("synapses", "biases"):
+            close = partial(np.testing.assert_allclose, rtol=1e-10, atol=1e-13)
+            jax.tree.map(close, getattr(got, field), getattr(want, field))
+        np.testing.assert_allclose(info.residual, same.residual, rtol=1e-9)
+
+
+def test_learned_feedback_near_the_transpose_keeps_the_angle():
+    pc = predictive()
+    noise = iter(jax.random.split(KEY, 3))
+    feedback = {
+        name: Dense(s.weight.T + 0.3 * jax.random.normal(next(noise), s.weight.T.shape))
+        for name, s in pc.synapses.items()
+    }
+    ngc = NGC(pc.nodes, pc.synapses, feedback, pc.biases, leak=0.0, rate_error=False, gate=True)
+    check_assigner(NGCRule(), ngc)
+
+
+# All of them.
+
+
+def test_eqprop_on_hopfield():
+    check_assigner(propagation(0.05), hopfield(), least=0.999)
+
+
+def test_one_sided_eqprop():
+    check_assigner(propagation(0.05, "one_sided"), hopfield(), least=0.99)
+
+
+def test_predictive_coding():
+    check_assigner(PredictiveCoding(), predictive())
+
+
+def test_predictive_coding_by_its_own_law():
+    """Another yardstick than the default: backprop fed S^-1 g, at any input."""
+
+    def law(circuit, clamp, cost):
+        learnt, rest = circuit.parameters()
+        sweep = lambda learnt: eqx.combine(learnt, rest).start(clamp)["output"]
+        output, back = jax.vjp(sweep, learnt)
+        vector = jnp.linalg.solve(ascribed(circuit, clamp["input"]), jax.grad(cost)(output))
+        return back(vector)[0]
+
+    check_assigner(coding(0.001), predictive(), law=law, least=0.9999)
+
+
+def test_backprop():
+    check_assigner(Backprop(), predictive(), least=1 - 1e-12)
+
+
+@pytest.mark.parametrize(
+    ("assigner", "build"),
+    [
+        (PredictiveCoding(), predictive),
+        (EquilibriumPropagation(), hopfield),
+        (NGCRule(), lambda: NGC.mlp(SIZES, sigma=None, key=KEY)),
+    ],
+    ids=["pc", "eqprop", "ngc"],
+)
+def test_nothing_is_backpropagated(assigner, build):
+    """Credit cannot be differentiated in reverse: there is a loop in it that forbids it."""
+    circuit, cost = build(), COSTS["squared"]
+
+    def credit(x):
+        change, _ = assigner.gradient(circuit, {"input": x}, cost, key=KEY)
+        return jnp.sum(ravel_pytree(change)[0])
+
+    with pytest.raises(ValueError, match="Reverse-mode differentiation does not work"):
+        jax.grad(credit)(X)
+    jax.jacfwd(credit)(X)  # forwards it can
+
+
+def test_cosine_sees_a_turned_gradient():
+    circuit = predictive()
+    credit, _ = Backprop().gradient(circuit, {"input": X}, COSTS["squared"], key=KEY)
+    assert abs(cosine(credit, credit) - 1) < 1e-12
+    assert abs(cosine(jax.tree.map(jnp.negative, credit), credit) + 1) < 1e-12
