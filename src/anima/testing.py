@@ -72,18 +72,20 @@ def check_circuit(
     if conservative:
         _check_derivatives(circuit, state, random)
         _check_descent(circuit, state)
-    awake, *quiet = _silenced(circuit, key)
-    _check_blocks(circuit, _check_locality(awake, state, directed))
+    awake, quiet, again = _silenced(circuit, key)
+    _check_blocks(circuit, _check_locality(awake, state, directed, random))
     _check_project(circuit, state)
-    _check_silence(circuit, awake, quiet, state, directed)
+    was, force = _look(circuit, state)["force"], _look(quiet, state)["force"]
+    same = 1e2 * _epsilon()
+    _close("silence at rate 0 is the identity", _look(awake, state)["force"], was, same)
+    _close("silence depends on nothing but its key", _look(again, state)["force"], force, 0)
+    _check_silence(quiet, state, directed, random)
     _check_silence_refused(circuit, key)
     _check_batch(circuit, clamp, random)
     _check_pickle(circuit)
 
 
-def check_solver(
-    solver: AbstractSolver, *, max_steps: int = 20_000, seed: int = 0
-) -> None:
+def check_solver(solver: AbstractSolver, *, max_steps: int = 20_000, seed: int = 0) -> None:
     """Raises `AssertionError` unless `solver` settles what is easy to settle, and reports it.
 
     **Arguments:** `max_steps`, within which it must settle two small strictly convex problems, a
@@ -209,13 +211,6 @@ def _look(circuit: AbstractCircuit, state: State) -> dict[str, Any]:
 
 
 @eqx.filter_jit
-def _slopes(circuit: AbstractCircuit, state: State) -> tuple[State, dict, Any]:
-    """The force, and the Jacobians of force and plasticity with respect to every activity."""
-    change = lambda state: _parameters(circuit.plasticity(state))
-    return circuit.force(state), jax.jacfwd(circuit.force)(state), jax.jacfwd(change)(state)
-
-
-@eqx.filter_jit
 def _silenced(circuit: AbstractCircuit, key: PRNGKeyArray) -> list[AbstractCircuit]:
     """The circuit with all units awake, with half of them silent, and the latter once more."""
     names = [node.name for node in circuit.nodes]
@@ -283,8 +278,14 @@ def _check_derivatives(circuit: AbstractCircuit, state: State, random: Generator
         _close("plasticity is the energy's gradient in the parameters", learnt, climb, bound)
 
 
-def _check_locality(circuit, state: State, directed: bool) -> dict[tuple[str, str], bool]:
-    """Who reads whom, at random activities; returns it for the force between nodes."""
+def _check_locality(
+    circuit: AbstractCircuit, state: State, directed: bool, random: Generator
+) -> dict[tuple[str, str], bool]:
+    """Who reads whom, at random activities; returns it for the force between nodes.
+
+    By moving one node's activity and looking for any change at all: a Jacobian would not see
+    through a `stop_gradient`.
+    """
     parents = {node.name: set(node.parents) for node in circuit.nodes}
     edges = [{child, parent} for child in parents for parent in parents[child]]
     families = [{child} | above for child, above in parents.items()]
@@ -297,15 +298,19 @@ def _check_locality(circuit, state: State, directed: bool) -> dict[tuple[str, st
                 return [set(ends) | parents[ends[-1]] if directed else set(ends)]
         return groups  # a parameter whose name does not say where it sits: any one place will do
 
-    _, slopes, changes = _slopes(circuit, state)
-    shaped = circuit.parameters()[0]
-    paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(shaped)]
-    for path, row in zip(paths, jax.tree.structure(shaped).flatten_up_to(changes), strict=True):
-        read = {name for name, slope in row.items() if np.any(slope)}
+    paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(circuit.parameters()[0])]
+    before, after = _look(circuit, state), {}
+    for name, moved in _like(state, random).items():
+        after[name] = _look(circuit, state | {name: moved})
+    changes = {n: _arrays(found["plasticity"]) for n, found in after.items()}
+    for i, (path, was) in enumerate(zip(paths, _arrays(before["plasticity"]), strict=True)):
+        read = {name for name in after if not np.array_equal(changes[name][i], was)}
         local = any(read <= group for group in allowed(path))
         detail = f"it reads the activities of {sorted(read)}"
         _holds(f"the change of {jax.tree_util.keystr(path)} is local", local, detail)
-    reads = {(n, m): bool(np.any(slopes[n][m])) for n in state for m in state if n != m}
+    forces = {n: found["force"] for n, found in after.items()}
+    read = lambda n, m: not np.array_equal(forces[m][n], before["force"][n])
+    reads = {(n, m): read(n, m) for n in state for m in state if n != m}
     for (name, other), does in reads.items():
         near = any({name, other} <= group for group in groups)
         _holds("force is local", near or not does, f"that on {name!r} reads {other!r}")
@@ -350,22 +355,22 @@ def _check_project(circuit: AbstractCircuit, state: State) -> None:
     _close("project treats each node by itself", alone, once, 0)
 
 
-def _check_silence(circuit, awake, quiet: list, state: State, directed: bool) -> None:
-    names, (quiet, again) = {node.name for node in circuit.nodes}, quiet
-    force, slopes, changes = _slopes(quiet, state)
-    was = _look(circuit, state)["force"]
-    same = 1e2 * _epsilon()
-    _close("silence at rate 0 is the identity", _slopes(awake, state)[0], was, same)
-    _close("silence depends on nothing but its key", _slopes(again, state)[0], force, 0)
-    _holds("a silenced circuit is finite", _finite((force, slopes, changes)))
-    for node in circuit.nodes:
-        dead = np.asarray(quiet.gain[node.name]).ravel() == 0
+def _check_silence(quiet, state: State, directed: bool, random: Generator) -> None:
+    """Silent units send nothing and hear nothing (in a directed circuit: but their parents)."""
+    moved, before = _like(state, random), _look(quiet, state)
+    _holds("a silenced circuit is finite", _finite((before["force"], _arrays(before))))
+    for node in quiet.nodes:
+        dead, own = np.asarray(quiet.gain[node.name]) == 0, state[node.name]
         kin = {node.name, *(node.parents if directed else ())}
-        for other in names - kin:
-            heard = np.asarray(slopes[other][node.name]).reshape(-1, dead.size)[:, dead]
-            _close(f"silent units of {node.name!r} send {other!r} nothing", heard, 0 * heard, 0)
-            felt = np.asarray(slopes[node.name][other]).reshape(dead.size, -1)[dead]
-            _close(f"silent units of {node.name!r} hear nothing of {other!r}", felt, 0 * felt, 0)
+        shifted = np.where(dead, moved[node.name], own)
+        heard = _look(quiet, state | {node.name: shifted})["force"]
+        for other in set(state) - kin:
+            law = f"silent units of {node.name!r} send {other!r} nothing"
+            _close(law, heard[other], before["force"][other], 0)
+        around = {name: value for name, value in moved.items() if name not in kin}
+        felt = _look(quiet, state | around)["force"][node.name]
+        law = f"silent units of {node.name!r} hear nothing of other nodes"
+        _close(law, np.asarray(felt)[dead], np.asarray(before["force"][node.name])[dead], 0)
 
 
 def _check_silence_refused(circuit: AbstractCircuit, key: PRNGKeyArray) -> None:

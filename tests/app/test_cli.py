@@ -6,6 +6,7 @@ import gzip
 import io
 import json
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -23,6 +24,7 @@ import anima
 import anima.run.config as configs
 import anima.run.train as train
 from anima.app import cli
+from anima.app.progress import display, downloads
 from anima.run import checkpoint
 
 TINY = [
@@ -30,6 +32,7 @@ TINY = [
     *("--set", "train.batch=200"),
     *("--set", "assigner.solver=euler"),
     *("--set", "optimiser.rate=1"),
+    *("--set", "noise={}"),
     *("--set", "optimiser.schedule=constant"),
     *("--epochs", "2"),
 ]
@@ -334,6 +337,7 @@ def test_images_of_any_shape_from_a_folder_that_moves(tmp_path, capsys, monkeypa
         *("--set", "assigner={name='backprop'}"),
         *("--set", "train.batch=30"),
         *("--set", "noise={}"),
+        *("--set", "twin.enabled=false"),
         *("--epochs", "1"),
     ]
     where = ["learn", "colour/", "--data-dir", "my data/"]
@@ -519,7 +523,12 @@ def test_what_nobody_foresaw_exits_1_in_one_line(capsys, monkeypatch):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_outside_training_exits_130(capsys, monkeypatch, number):
     monkeypatch.setattr(configs, "read_preset", lambda name: os.kill(os.getpid(), number))
-    assert refused(capsys, "learn", "digits", code=cli.INTERRUPTED) == "interrupted"
+    # were SIGTERM not handled, it would end the tests and not only this one
+    before = signal.signal(signal.SIGTERM, lambda *args: pytest.fail("not handled"))
+    try:
+        assert refused(capsys, "learn", "digits", code=cli.INTERRUPTED) == "interrupted"
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def test_a_run_without_out_gets_a_free_name(unbegun):
@@ -532,6 +541,67 @@ def test_a_run_without_out_gets_a_free_name(unbegun):
     ]
 
 
+# Progress.
+
+
+def tick(step, rows=()):
+    numbers = dict(cost=0.5, accuracy=0.25, energy=3.0, residual=1e-3, steps_per_second=7.0)
+    return train.Tick(epoch=-(-step // 4), epochs=2, step=step, steps=8, rows=list(rows), **numbers)
+
+
+ROWS = [
+    {"who": "circuit", "epoch": 1, "validation_accuracy": 0.5},
+    {"who": "twin", "epoch": 1, "validation_accuracy": 0.75},
+]
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def shown(stream, quiet=False):
+    with display(quiet, stream) as (progress, warn):
+        for now in (tick(2), tick(4, ROWS), tick(6, ROWS)):
+            progress(now)
+        warn("careful")
+    return stream.getvalue()
+
+
+def test_plain_progress_is_a_line_an_epoch_even_after_resuming():
+    first, second = shown(io.StringIO()).splitlines()
+    assert first.startswith("epoch 1/2  cost 0.5000  accuracy 25.0%  energy 3.00  residual 1.0e-03")
+    assert (
+        first.endswith("7 steps/s  validation 50.00%  twin 75.00%") and second == "anima: careful"
+    )
+
+
+def test_quiet_progress_is_warnings_only():
+    assert shown(Terminal(), quiet=True) == shown(io.StringIO(), quiet=True) == "anima: careful\n"
+
+
+def test_live_progress_shows_all_that_matters_and_the_time_left(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("TERM", "xterm")
+    text = shown(Terminal())
+    for word in ("epoch 2/2", "6/8", "cost 0.5000", "energy 3.00", "residual 1.0e-03", "7 steps/s"):
+        assert word in text
+    assert re.search(r"\d\d:\d\d|--:--", text)
+
+
+def test_a_download_shows_a_bar_and_its_absence_nothing():
+    stream = io.StringIO()
+    with downloads(False, stream):
+        pass
+    assert stream.getvalue() == ""
+    for quiet in (True, False):
+        with downloads(quiet, stream) as progress:
+            progress("train-images", 5, 10)
+            progress("train-images", 10, 10)
+            progress("labels", 1, None)
+        assert ("train-images" in stream.getvalue()) is not quiet
+
+
 # A real process.
 
 
@@ -542,7 +612,7 @@ def test_a_signal_saves_exits_130_and_can_be_resumed(
     run = tmp_path / "run"
     command = [sys.executable, "-W", "error", "-m", "anima", "learn", "digits", *TINY]
     command += ["--epochs", "100000", "--out", str(run), "--json", "--set", "twin.enabled=false"]
-    environment = os.environ | compiled | {"PYTHONUNBUFFERED": "1"}
+    environment = os.environ | compiled
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
     ) as process:
@@ -570,6 +640,6 @@ def test_output_that_nobody_reads_is_no_traceback(finished, compiled):
         ["bash", "-c", f"set -o pipefail; {command} | true"],
         capture_output=True,
         text=True,
-        env=os.environ | compiled,
+        env=os.environ | compiled | {"PYTHONUNBUFFERED": ""},
     )
     assert ran.stderr == "" and ran.returncode in (0, 1)

@@ -182,7 +182,13 @@ def test_a_silent_unit_settles_at_its_prediction_and_does_not_learn(getkey):
 def test_curvature_bounds_the_stiffness_of_a_node(gate, getkey):
     """-d force_n / d z_n at rates of slope at most 1 (exactly so for identity rates)."""
     circuit = NGC.mlp(
-        SIZES, activation="identity", sigma=None, beta_e=0.2, leak=0.1, group=2, gate=gate,
+        SIZES,
+        activation="identity",
+        sigma=None,
+        beta_e=0.2,
+        leak=0.1,
+        group=2,
+        gate=gate,
         key=getkey(),
     )
     state = {n.name: jax.random.normal(getkey(), n.shape) for n in circuit.nodes}

@@ -64,8 +64,11 @@ def test_plasticity_is_minus_the_rate_times_the_weighted_error(diamond, getkey):
 def test_start_is_the_forward_sweep_where_errors_vanish(diamond, getkey):
     state = diamond.start({"input": jax.random.normal(getkey(), (3,))})
     mu = predictions(diamond, jax.tree.map(np.asarray, state))
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12),
-                 {name: state[name] for name in mu}, mu)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12),
+        {name: state[name] for name in mu},
+        mu,
+    )
     assert max(float(jnp.max(jnp.abs(f))) for n, f in diamond.force(state).items()) < 1e-14
 
 

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.extend.core import jaxprs_in_params
 
 from anima import Anderson, Euler, EvenOdd, Hopfield, Predictive, settle
 from anima.core.hoist import hoist
@@ -74,19 +75,16 @@ def contractions(jaxpr, inside=False) -> list[int]:
             (left, _), _ = equation.params["dimension_numbers"]
             shape = equation.invars[0].aval.shape
             found.append(int(np.prod([shape[axis] for axis in left])))
-        for value in jax.tree.leaves(
-            list(equation.params.values()), is_leaf=lambda x: hasattr(x, "eqns") or hasattr(x, "jaxpr")
-        ):
-            inner = getattr(value, "jaxpr", value)
-            if hasattr(inner, "eqns"):
-                found += contractions(inner, within)
+        for inner in jaxprs_in_params(equation.params):
+            found += contractions(inner, within)
     return found
 
 
 def in_the_loop(circuit, solver, batch: bool) -> list[int]:
     run = lambda x: settle(circuit, {"input": x, "output": jnp.ones(2)}, solver=solver).state["h1"]
     shape = (3, SIZES[0]) if batch else (SIZES[0],)
-    return contractions(jax.make_jaxpr(jax.jit(jax.vmap(run) if batch else run))(jnp.ones(shape)).jaxpr)
+    jitted = jax.jit(jax.vmap(run) if batch else run)
+    return contractions(jax.make_jaxpr(jitted)(jnp.ones(shape)).jaxpr)
 
 
 @pytest.mark.parametrize("solver", [Euler(), EvenOdd(), Anderson()], ids=repr)

@@ -52,7 +52,8 @@ def cost_of(which):
 
 def predictive() -> Predictive:
     circuit = Predictive.mlp(SIZES, key=KEY)
-    biases = {name: 0.3 * jnp.cos(jnp.arange(1.0, 1 + b.size)) for name, b in circuit.biases.items()}
+    spread = lambda bias: 0.3 * jnp.cos(jnp.arange(1.0, 1 + bias.size))
+    biases = {name: spread(bias) for name, bias in circuit.biases.items()}
     return Predictive(circuit.nodes, circuit.synapses, biases, circuit.precision)
 
 
@@ -143,7 +144,7 @@ class Unsettled(AbstractAssigner):
         return PredictiveCoding().predict(circuit, clamp)
 
     def objective(self, circuit, clamp, cost, *, key):
-        value, info = PredictiveCoding(step=self.step).objective(circuit, clamp, cost, key=key)
+        _, info = PredictiveCoding(step=self.step).objective(circuit, clamp, cost, key=key)
         state = jax.lax.stop_gradient(circuit.start(clamp))
         target = state["output"] - self.step * jax.grad(cost)(state["output"])
         held = jax.lax.stop_gradient({**state, "output": target})
@@ -194,8 +195,8 @@ def test_squared_error_with_step_one_clamps_the_target():
     circuit = predictive()
     _, info = PredictiveCoding().gradient(circuit, {"input": X}, COSTS["squared"], key=KEY)
     clamp = {"input": X, "output": TARGET}
-    found = settle(circuit, clamp, solver=Euler(0.1), tol=0, max_steps=20,
-                   start=circuit.start({"input": X}))
+    begin = circuit.start({"input": X})
+    found = settle(circuit, clamp, solver=Euler(0.1), tol=0, max_steps=20, start=begin)
     np.testing.assert_allclose(info.energy, found.energy, rtol=1e-12)
     assert int(info.steps) == 20
 
@@ -405,12 +406,11 @@ def test_clamped_rules_read_plasticity_where_they_settled_and_nothing_else():
 @pytest.mark.parametrize("scheme", ["centred", "one_sided"])
 def test_eqprop_contrasts_plasticity_between_phases_and_nothing_else(scheme):
     circuit, rule = hopfield(), EquilibriumPropagation(0.3, scheme, free_steps=9, nudged_steps=4)
-    phase = lambda nudge, steps, start: settle(
-        circuit, {"input": X}, cost=COSTS["arbitrary"], nudge=nudge, solver=EvenOdd(), tol=0,
-        max_steps=steps, start=start,
-    ).state
-    free = phase(0.0, 9, None)
-    change = lambda nudge: flat(circuit.plasticity(phase(nudge, 4, free)))
+    run = eqx.filter_jit(partial(settle, cost=COSTS["arbitrary"], solver=EvenOdd(), tol=0))
+    phase = partial(run, circuit, {"input": X})
+    free = phase(nudge=0.0, max_steps=9).state
+    nudged = lambda nudge: phase(nudge=jnp.asarray(nudge), max_steps=4, start=free).state
+    change = lambda nudge: flat(circuit.plasticity(nudged(nudge)))
     other = flat(circuit.plasticity(free)) if scheme == "one_sided" else change(-0.3)
     want = (change(0.3) - other) / (0.3 if scheme == "one_sided" else 0.6)
     got, _ = rule.gradient(circuit, {"input": X}, COSTS["arbitrary"], key=KEY)

@@ -1,5 +1,7 @@
 """A configuration is either right and whole, or refused in a line that says what to write."""
 
+import dataclasses
+
 import equinox as eqx
 import jax
 import pytest
@@ -164,8 +166,12 @@ def test_unknown_and_unreadable_sources(tmp_path):
         configs.read_file(tmp_path / "bad.toml")
 
 
-def test_the_twin_differs_in_rule_and_rate_only(small):
+def test_the_twin_differs_in_rule_and_rate_only(small, monkeypatch):
+    asked, real = [], configs.optimiser
+    monkeypatch.setattr(configs, "optimiser", lambda c, **k: asked.append(k) or real(c, **k))
+    small = dataclasses.replace(small, twin=configs.Twin(rate=0.25))
     learner, twin = built(small)
+    assert asked[1] == asked[0] | {"rate": 0.25} and asked[0]["rate"] == 0.01
     assert type(twin.assigner).__name__ == "Backprop" and twin.noise == learner.noise
     assert type(twin.cost) is type(learner.cost) and twin.cost.kappa == 1.0
 

@@ -43,8 +43,13 @@ def test_the_quadratic_nudge_has_its_closed_form_minimum(getkey):
     weight = np.asarray(circuit.synapses["h2->output"].weight)
     for beta in (0.1, 3.0, 1000.0):
         found = run(
-            circuit, clamp, cost=squared, nudge=jnp.asarray(beta), solver=EvenOdd(),
-            tol=jnp.asarray(1e-10), max_steps=500,
+            circuit,
+            clamp,
+            cost=squared,
+            nudge=jnp.asarray(beta),
+            solver=EvenOdd(),
+            tol=jnp.asarray(1e-10),
+            max_steps=500,
         )
         assert int(found.result) == Result.CONVERGED
         drive = np.asarray(found.state["h2"]) @ weight
@@ -143,10 +148,8 @@ def test_one_trace_whatever_the_numbers(getkey):
 
     moving, fixed = eqx.partition(circuit, eqx.is_array)
     del fixed  # all that a Hopfield circuit holds is arrays and static fields
-    seen = [
-        int(count(jax.tree.map(lambda x, k=k: x * k, moving), clamp, 0.1 * k, 0.2 * k, 0.1**k, 7 * k))
-        for k in (1, 2, 3)
-    ]
+    grown = lambda k: jax.tree.map(lambda x: x * k, moving)
+    seen = [int(count(grown(k), clamp, 0.1 * k, 0.2 * k, 0.1**k, 7 * k)) for k in (1, 2, 3)]
     assert len(traces) == 1
     assert len(set(seen)) == 3
 

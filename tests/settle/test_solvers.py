@@ -31,7 +31,9 @@ def quadratic(matrix, drive) -> Landscape:
     return Landscape(force, lambda z: z, stiff, (("a",), ("b",)))
 
 
-MATRIX = np.asarray([[2.0, 0, 0.5, 0.3], [0, 3.0, 0.1, 0.7], [0.5, 0.1, 1.0, 0], [0.3, 0.7, 0, 4.0]])
+MATRIX = np.diag([2.0, 3.0, 1.0, 4.0])
+MATRIX[:2, 2:] = [[0.5, 0.3], [0.1, 0.7]]
+MATRIX[2:, :2] = MATRIX[:2, 2:].T
 DRIVE = np.asarray([1.0, -2.0, 0.5, 3.0])
 
 

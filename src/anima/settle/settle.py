@@ -101,6 +101,7 @@ def _landscape(
     start: State | None,
 ) -> tuple[Landscape, State]:
     """The total force on the free nodes, with all that the clamps decide computed once."""
+    circuit.check_clamp(clamp)
     begin = circuit.start(clamp) if start is None else start | clamp
     free = {name: value for name, value in begin.items() if name not in clamp}
 

@@ -1,0 +1,120 @@
+"""Optimisers: rates reach their layers, schedules their steps, and nonsense nobody."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from anima import NGC, Hopfield, InputError, Predictive, optimiser
+
+SIZES = [3, 5, 4, 2]
+KEY = jax.random.key(0)
+
+
+def ones(circuit):
+    return jax.tree.map(jnp.ones_like, circuit.parameters()[0])
+
+
+def updates(circuit, count=1, **options):
+    """What a constant gradient of ones turns into, step by step."""
+    fitted = optimiser(circuit, **options)
+    learnt, credit = circuit.parameters()[0], ones(circuit)
+    memory, found = fitted.init(learnt), []
+    for _ in range(count):
+        update, memory = fitted.update(credit, memory, learnt)
+        found.append(update)
+    return found
+
+
+def number(update) -> float:
+    """The value of an update that is the same everywhere in an array."""
+    value = np.unique(np.asarray(update))
+    np.testing.assert_allclose(value, value[0])
+    return float(value[0])
+
+
+@pytest.mark.parametrize("family", [Hopfield, Predictive, NGC])
+def test_each_layer_has_its_rate(family):
+    """A parameter belongs to the node that its synapse leads to."""
+    options = dict(bias=True) if family is NGC else {}
+    (update,) = updates(family.mlp(SIZES, key=KEY, **options), rate=[0.3, 0.2, 0.1])
+    want = {"input->h1": -0.3, "h1->h2": -0.2, "h2->output": -0.1}
+    assert {name: number(s.weight) for name, s in update.synapses.items()} == pytest.approx(want)
+    if family is NGC:
+        back = {name: number(s.weight) for name, s in update.feedback.items()}
+        assert back == pytest.approx(want)
+    want = {"h1": -0.3, "h2": -0.2, "output": -0.1}
+    biases = {name: number(b) for name, b in update.biases.items() if name != "input"}
+    assert biases == pytest.approx(want)
+
+
+@pytest.mark.parametrize("rate", [0.01, [0.01, 0.02, 0.03]])
+def test_a_roots_bias_learns_at_the_first_layers_rate(rate):
+    """A learnt prior mean must not move at rate 1."""
+    for circuit in (Predictive.mlp(SIZES, prior=True, key=KEY), Hopfield.mlp(SIZES, key=KEY)):
+        (update,) = updates(circuit, rate=rate)
+        assert number(update.biases["input"]) == pytest.approx(-0.01)
+
+
+@pytest.mark.promotes
+@pytest.mark.parametrize(
+    ("rule", "want"),
+    [
+        ("sgd", [-0.1, -0.1, -0.1]),
+        ("momentum", [-0.1, -0.19, -0.271]),
+        ("adam", [-0.1, -0.1, -0.1]),
+        ("rmsprop", [-0.1 / np.sqrt(0.1), -0.1 / np.sqrt(0.19), -0.1 / np.sqrt(0.271)]),
+    ],
+)
+def test_rules_by_hand(rule, want):
+    found = updates(Hopfield.mlp([3, 2], key=KEY), 3, rule=rule, rate=0.1)
+    got = [number(update.biases["output"]) for update in found]
+    assert got == pytest.approx(want, rel=1e-6)
+
+
+@pytest.mark.promotes
+@pytest.mark.parametrize(
+    ("schedule", "want"),
+    [
+        ("constant", np.ones(6)),
+        ("cosine", (1 + np.cos(np.pi * np.arange(6) / 6)) / 2),
+        ("exponential", 0.99 ** np.asarray([0, 0, 1, 1, 2, 2])),
+    ],
+)
+def test_schedules_by_hand(schedule, want):
+    """Three epochs of two steps."""
+    circuit = Hopfield.mlp([3, 2], key=KEY)
+    found = updates(circuit, 6, rate=0.5, schedule=schedule, epochs=3, per_epoch=2)
+    got = [number(update.biases["output"]) for update in found]
+    np.testing.assert_allclose(got, -0.5 * want, rtol=1e-6, atol=1e-12)
+
+
+def test_decay_is_of_synapses_only_and_at_the_current_rate():
+    circuit = NGC.mlp(SIZES, bias=True, key=KEY)
+    found = updates(
+        circuit, 3, rate=[0.3, 0.2, 0.1], decay=0.5, schedule="exponential", per_epoch=2, epochs=2
+    )
+    for update, shape in zip(found, (1, 1, 0.99), strict=True):
+        for field in ("synapses", "feedback"):
+            for name, rate in (("input->h1", 0.3), ("h1->h2", 0.2), ("h2->output", 0.1)):
+                weight = getattr(circuit, field)[name].weight
+                want = -shape * rate * (1 + 0.5 * weight)
+                got = getattr(update, field)[name].weight
+                np.testing.assert_allclose(got, want, rtol=1e-6)
+        assert number(update.biases["h1"]) == pytest.approx(-0.3 * shape)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (dict(rule="sdg"), "unknown rule 'sdg': did you mean 'sgd'"),
+        (dict(schedule="cosin"), "did you mean 'cosine'"),
+        (dict(rate=0.0), "rate of h1 is 0.0: it must be positive"),
+        (dict(rate=[0.1, -0.1, 0.1]), "rate of h2 is -0.1"),
+        (dict(rate=[0.1, 0.1]), "2 rates for 3 layers"),
+        (dict(decay=-0.1), "decay is -0.1"),
+    ],
+)
+def test_bad_input_is_refused(options, message):
+    with pytest.raises(InputError, match=message):
+        optimiser(Hopfield.mlp(SIZES, key=KEY), **options)
