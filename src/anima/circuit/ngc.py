@@ -206,6 +206,23 @@ class NGC(AbstractCircuit):
     def blocks(self) -> tuple[tuple[str, ...], ...]:
         return colouring(self.nodes, moral=True)
 
+    def curvature(self) -> State:
+        """gamma_v + (1 + sum_children |W| |E|) / (2 beta_e) + |V|, for slopes up to 1."""
+        bound = {node.name: jnp.asarray(self.leak) for node in self.nodes}
+        for node in self.nodes:
+            if node.parents:
+                bound[node.name] = bound[node.name] + 1 / (2 * self.beta_e)
+            if node.name in self.lateral:
+                inhibition = jnp.sum(jnp.abs(self.lateral[node.name]), -1)
+                bound[node.name] = bound[node.name] + jnp.max(inhibition)
+        for parent, child in edges(self.nodes):
+            forward = self.synapses[edge(parent, child)].norm()
+            back = self.feedback[edge(parent, child)].norm() if self.feedback else forward
+            gain = jnp.max(self.gain[parent]) if parent in self.gain else 1.0
+            heard = forward * back * gain**2 / (2 * self.beta_e)
+            bound[parent] = bound[parent] + heard
+        return bound
+
     def normalise(self) -> "NGC":
         """The circuit with every synapse's columns clipped to norm `bound`."""
         if self.bound is None:
@@ -239,8 +256,9 @@ class NGC(AbstractCircuit):
         for child in self.nodes:
             if node.name in child.parents:
                 heard = heard + self._back(node, child, state, passed[child.name])
+        heard = self.sent(node.name, heard)  # who sends nothing is not corrected
         if self.gate:
-            heard = _times_slope(node.activation, z, self.sent(node.name, heard))
+            heard = _times_slope(node.activation, z, heard)
             own = _times_slope(node.activation, z, own) if self.rate_error else own
         force = own + heard - self.leak * z - self.laplace * jnp.sign(z)
         if node.name in self.lateral:
@@ -259,10 +277,11 @@ class NGC(AbstractCircuit):
         return jax.tree.map(lambda w: w * jax.lax.stop_gradient(modulation(w)), synapse)
 
 
-def modulation(weight: Float[Array, "pre post"]) -> Float[Array, " post"]:
+def modulation(weight: Float[Array, "pre post"]) -> Float[Array, "pre post"]:
     """M_j = min(2 m_j / max_j m_j, 1), m_j = sum_i |W_ij|: strong columns learn at full rate."""
     mass = jnp.sum(jnp.abs(weight), axis=tuple(range(weight.ndim - 1)))
-    return jnp.minimum(2 * mass / jnp.maximum(jnp.max(mass), jnp.finfo(weight.dtype).tiny), 1)
+    scaled = jnp.minimum(2 * mass / jnp.maximum(jnp.max(mass), jnp.finfo(weight.dtype).tiny), 1)
+    return jnp.broadcast_to(scaled, weight.shape)
 
 
 def lateral(node: Node, group: int, alpha: float, beta_lat: float) -> Float[Array, "n n"]:

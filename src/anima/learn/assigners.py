@@ -21,7 +21,7 @@ from anima.circuit.predictive import Predictive
 from anima.core.errors import InputError, check_positive, pick
 from anima.core.types import Cost, Equilibrium, Result, Scalar, State, worst
 from anima.settle.settle import settle
-from anima.settle.solvers import AbstractSolver, Euler, EvenOdd
+from anima.settle.solvers import AbstractSolver, Euler, EvenOdd, residual
 
 
 class Info(eqx.Module):
@@ -208,7 +208,7 @@ class EquilibriumPropagation(AbstractAssigner):
             output=info.output,
             energy=info.energy,
             residual=info.residual,
-            steps=free.steps + jnp.sum(phases.steps),
+            steps=free.steps + jnp.sum(phases.steps, dtype=free.steps.dtype),
             result=worst(free.result, phases.result),
         )
 
@@ -231,14 +231,14 @@ def swept(circuit: AbstractCircuit, clamp: State) -> Equilibrium:
     """The forward sweep as an answer: no settling, so no steps; the residual says what is left."""
     state = circuit.start(clamp)
     force = circuit.force(state)
-    left = [jnp.max(jnp.abs(force[name])) for name in state if name not in clamp]
-    residual = jnp.max(jnp.stack(left)) if left else jnp.zeros(())
+    free = {name: value for name, value in state.items() if name not in clamp}
+    left = residual(circuit.project, free, force)
     energy = circuit.energy(state)
-    finite = jnp.isfinite(residual) & jnp.isfinite(energy)
+    finite = jnp.isfinite(left) & jnp.isfinite(energy)
     return Equilibrium(
         state=state,
         energy=energy,
-        residual=residual,
+        residual=left,
         steps=jnp.zeros((), jnp.int32),
         result=jnp.where(finite, Result.CONVERGED, Result.NONFINITE).astype(jnp.int32),
     )

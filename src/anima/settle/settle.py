@@ -116,7 +116,7 @@ def _landscape(
         stiff = {name: value for name, value in circuit.curvature().items() if name in free}
         if cost is not None and "output" in free:
             # a pull towards less cost stiffens the node; a push away must not look like it
-            bend = nudge * jnp.diagonal(jax.hessian(cost)(free["output"]))
+            bend = nudge * _diagonal_curvature(cost, free["output"])
             stiff["output"] = stiff["output"] + jnp.maximum(bend, 0)
         return stiff
 
@@ -130,6 +130,12 @@ def _landscape(
     ), free
 
 
+def _diagonal_curvature(cost: Cost, output: jax.Array) -> jax.Array:
+    """d2C/dy_i^2 for every unit of the output, whatever its shape."""
+    flat = jax.hessian(lambda y: cost(y.reshape(output.shape)))(output.ravel())
+    return jnp.diagonal(flat).reshape(output.shape)
+
+
 def _equilibrium(
     circuit: AbstractCircuit,
     clamp: State,
@@ -140,7 +146,7 @@ def _equilibrium(
 ) -> Equilibrium:
     state = {**clamp, **free}
     energy = circuit.energy(state)
-    left = residual(landscape, free, landscape.force(free))
+    left = residual(landscape.project, free, landscape.force(free))
     finite = jnp.isfinite(left) & jnp.isfinite(energy)
     code = jnp.where(left <= tol, Result.CONVERGED, Result.MAX_STEPS)
     return Equilibrium(

@@ -45,9 +45,9 @@ class AbstractSolver(eqx.Module):
         """One step: the new free state, the new carry, the largest projected force met."""
 
 
-def residual(landscape: Landscape, free: State, force: State) -> Scalar:
+def residual(project: Callable[[State], State], free: State, force: State) -> Scalar:
     """max_i |project(z + force)_i - z_i|: the largest force that the bounds do not cancel."""
-    moved = landscape.project({name: free[name] + force[name] for name in free})
+    moved = project({name: free[name] + force[name] for name in free})
     gaps = [jnp.max(jnp.abs(moved[name] - free[name])) for name in free]
     return jnp.max(jnp.stack(gaps)) if gaps else jnp.zeros(())
 
@@ -69,7 +69,7 @@ class Euler(AbstractSolver):
     def step(self, landscape: Landscape, free: State, carry: None) -> tuple[State, None, Scalar]:
         force = landscape.force(free)
         moved = landscape.project({n: free[n] + self.dt * force[n] for n in free})
-        return moved, None, residual(landscape, free, force)
+        return moved, None, residual(landscape.project, free, force)
 
 
 class Momentum(AbstractSolver):
@@ -91,7 +91,7 @@ class Momentum(AbstractSolver):
         moved = landscape.project({n: free[n] + velocity[n] for n in free})
         # what a bound took from the motion is taken from the velocity too
         velocity = {n: moved[n] - free[n] for n in free}
-        return moved, velocity, residual(landscape, free, force)
+        return moved, velocity, residual(landscape.project, free, force)
 
 
 class EvenOdd(AbstractSolver):
@@ -117,7 +117,7 @@ class EvenOdd(AbstractSolver):
             force, stiff = landscape.force(free), landscape.curvature(free)
             moved = landscape.project({n: free[n] + self.dt * force[n] / stiff[n] for n in block})
             near = {n: free[n] for n in block}
-            met.append(residual(landscape, near, force))
+            met.append(residual(landscape.project, near, force))
             free = free | moved
         return free, None, jnp.max(jnp.stack(met)) if met else jnp.zeros(())
 
@@ -154,7 +154,7 @@ class Anderson(AbstractSolver):
 
     def _weights(self, gaps, count):
         """argmin_a |a gaps|^2 + ridge, sum a = 1, over the slots filled so far."""
-        filled = jnp.arange(self.depth) < count
+        filled = jnp.arange(self.depth, dtype=count.dtype) < count
         gram = gaps @ gaps.T
         scale = self.ridge * jnp.trace(gram) + jnp.finfo(gaps.dtype).tiny
         gram = jnp.where(filled[:, None] & filled[None, :], gram, 0) + jnp.diag(
