@@ -169,7 +169,7 @@ class Skewed(AbstractSolver):
 
     def step(self, landscape, free, carry):
         force = landscape.force(free)
-        met = residual(landscape, free, force)
+        met = residual(landscape.project, free, force)
         if self.kind == "hasty":
             return free, None, jnp.zeros_like(met)
         if self.kind == "biased":
@@ -207,7 +207,7 @@ def test_a_solver_that_counts_in_python_is_caught():
             return None
 
         def step(self, landscape, free, carry):
-            if residual(landscape, free, landscape.force(free)) > 1:
+            if residual(landscape.project, free, landscape.force(free)) > 1:
                 return free, None, jnp.ones(())
             return free, None, jnp.zeros(())
 

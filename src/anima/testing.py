@@ -322,9 +322,9 @@ def _check_blocks(circuit: AbstractCircuit, reads: dict[tuple[str, str], bool]) 
     covered = sorted(name for block in blocks for name in block)
     names = sorted(node.name for node in circuit.nodes)
     _holds("blocks hold every node once", covered == names, f"{blocks}")
-    for pair in (pair for block in blocks for pair in combinations(block, 2)):
-        touch = reads[pair] or reads[pair[::-1]]
-        _holds("nodes of a block do not touch", not touch, f"{pair} do")
+    for one, other in (pair for block in blocks for pair in combinations(block, 2)):
+        touch = reads[one, other] or reads[other, one]
+        _holds("nodes of a block do not touch", not touch, f"{one} and {other} do")
 
 
 def _check_descent(circuit: AbstractCircuit, state: State) -> None:
@@ -362,7 +362,7 @@ def _check_silence(quiet, state: State, directed: bool, random: Generator) -> No
     for node in quiet.nodes:
         dead, own = np.asarray(quiet.gain[node.name]) == 0, state[node.name]
         kin = {node.name, *(node.parents if directed else ())}
-        shifted = np.where(dead, moved[node.name], own)
+        shifted = jnp.where(jnp.asarray(dead), moved[node.name], own)
         heard = _look(quiet, state | {node.name: shifted})["force"]
         for other in set(state) - kin:
             law = f"silent units of {node.name!r} send {other!r} nothing"
