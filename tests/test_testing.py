@@ -16,7 +16,7 @@ from anima.settle.solvers import AbstractSolver, residual
 from anima.testing import check_assigner, check_circuit, check_solver
 
 KEY = jax.random.key(3)
-SIZES = [2, 3, 3, 2]
+SIZES = [2, 3, 2]
 
 
 def mutant(base, **methods):
@@ -67,7 +67,7 @@ def late_start(self, clamp):
 
 def short_start(self, clamp):
     state = Predictive.start(self, clamp)
-    return {name: value for name, value in state.items() if name != "h2"}
+    return {name: value for name, value in state.items() if name != "h1"}
 
 
 counter = itertools.count()
@@ -108,7 +108,7 @@ CIRCUITS = {
     ),
     "blocks hold every node once": lambda: predictive(blocks=lambda self: (("input", "h1"),)),
     "nodes of a block do not touch": lambda: predictive(
-        blocks=lambda self: (("input", "h1", "h2", "output"),)
+        blocks=lambda self: (("input", "h1", "output"),)
     ),
     "silence at rate 0 is the identity": lambda: predictive(
         sent=lambda self, name, rate: 1.1 * rate if name in self.gain else rate
@@ -281,6 +281,6 @@ def test_too_much_is_not_promised():
 def test_eqprop_far_from_its_limit_is_seen():
     """A nudge too large, too few steps: the angle to the true gradient says so."""
     rule = EquilibriumPropagation(beta=0.2, scheme="one_sided", free_steps=1, nudged_steps=1)
-    circuit = Hopfield.mlp([2, 3, 3, 2], key=KEY)
+    circuit = Hopfield.mlp(SIZES, key=KEY)
     with pytest.raises(AssertionError, match=r"cosine above 0.999|flat"):
         check_assigner(rule, circuit, least=0.999)

@@ -283,7 +283,7 @@ def _centred(beta, key):
 
 
 def _random_sign(beta, key):
-    signed = jax.random.rademacher(key, (1,)) * beta
+    signed = jnp.where(jax.random.bernoulli(key, shape=(1,)), beta, -beta)
     return signed, 1 / signed
 
 

@@ -53,8 +53,10 @@ def settle(
         return (step < max_steps) if fixed else (step < max_steps) & (met > tol)
 
     def advance(loop):
-        free, carry, step, _ = loop
-        free, carry, met = solver.step(landscape, free, carry)
+        before, carry, step, _ = loop
+        free, carry, met = solver.step(landscape, before, carry)
+        if solver.rolls_on and not fixed:
+            free = {name: jnp.where(met <= tol, before[name], free[name]) for name in free}
         return free, carry, step + 1, jnp.zeros_like(met) if fixed else met
 
     infinite = jnp.full((), jnp.inf, _dtype(free))
@@ -102,6 +104,8 @@ def _landscape(
 ) -> tuple[Landscape, State]:
     """The total force on the free nodes, with all that the clamps decide computed once."""
     circuit.check_clamp(clamp)
+    if cost is not None:
+        circuit.node("output")
     begin = circuit.start(clamp) if start is None else start | clamp
     free = {name: value for name, value in begin.items() if name not in clamp}
 

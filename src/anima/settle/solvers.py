@@ -7,7 +7,7 @@ projected force it met, so that the loop knows when to stop without evaluating i
 
 from abc import abstractmethod
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import equinox as eqx
 import jax
@@ -35,6 +35,9 @@ class Landscape(NamedTuple):
 
 class AbstractSolver(eqx.Module):
     """`init` once, then `step` until settled. Solvers hold no state of their own."""
+
+    rolls_on: ClassVar[bool] = False
+    """Whether the step that meets no force still moves: `settle` then takes that step back."""
 
     @abstractmethod
     def init(self, landscape: Landscape, free: State) -> Any:
@@ -74,6 +77,8 @@ class Euler(AbstractSolver):
 
 class Momentum(AbstractSolver):
     """v <- decay v + dt force; z <- project(z + v): Polyak's heavy ball (1964)."""
+
+    rolls_on: ClassVar[bool] = True
 
     dt: float = 0.1
     decay: float = 0.5
