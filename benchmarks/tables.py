@@ -11,6 +11,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
+SEEDS = 5
 OPEN, CLOSE = "<!-- results -->", "<!-- /results -->"
 
 ASKED = {
@@ -49,9 +50,16 @@ def accuracy_table() -> list[str]:
         error = circuit["test_error_percent"]
         lines.append(
             f"| `{preset}` | {error['mean']:.2f}% ({len(circuit['runs'])}) | {_interval(error)} | "
-            f"{_twin(twin)} | {asked} | {'yes' if error['mean'] <= LIMITS[preset] else 'no'} |"
+            f"{_twin(twin)} | {asked} | {_reached(preset, circuit)} |"
         )
     return lines
+
+
+def _reached(preset: str, found: dict) -> str:
+    """A figure counts once its seeds are there."""
+    if len(found["runs"]) < SEEDS:
+        return f"not settled: {len(found['runs'])} of {SEEDS} seeds run"
+    return "yes" if found["test_error_percent"]["mean"] <= LIMITS[preset] else "no"
 
 
 def _interval(error: dict) -> str:
