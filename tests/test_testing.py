@@ -137,7 +137,7 @@ def test_non_local_plasticity_and_force_are_caught():
     """At generic activities: at the forward pass, where errors vanish, neither would be seen."""
     for law, methods in (
         (
-            r"the change of .*->.* is local.*reads .*'h1', 'h2', 'input', 'output",
+            r"the change of .*->.* is local.*reads .*'h1', 'input', 'output",
             dict(synaptic_energy=scaled_by_all),
         ),
         ("force is local", dict(force=heard_by_all)),
