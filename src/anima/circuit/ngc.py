@@ -262,7 +262,7 @@ class NGC(AbstractCircuit):
             own = _times_slope(node.activation, z, own) if self.rate_error else own
         force = own + heard - self.leak * z - self.laplace * jnp.sign(z)
         if node.name in self.lateral:
-            force = force - node.activation(z) @ self.lateral[node.name]
+            force = force - self._rate(node.name, state) @ self.lateral[node.name]
         return force
 
     def _back(self, parent: Node, child: Node, state: State, error) -> Float[Array, "..."]:

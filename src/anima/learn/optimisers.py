@@ -73,7 +73,11 @@ def optimiser(
     return optax.chain(
         pick("rule", rule, RULES)(),
         optax.add_decayed_weights(decay, mask=_is_synapse) if decay else optax.identity(),
-        scale_by_layer(dict(zip(receiving, rates, strict=True))),
+        # a root's bias (its prior mean) learns with the first layer
+        scale_by_layer(
+            {node.name: rates[0] for node in circuit.nodes if not node.parents and rates}
+            | dict(zip(receiving, rates, strict=True))
+        ),
         optax.scale_by_learning_rate(shape),
     )
 

@@ -120,7 +120,7 @@ def _landscape(
         stiff = {name: value for name, value in circuit.curvature().items() if name in free}
         if cost is not None and "output" in free:
             # a pull towards less cost stiffens the node; a push away must not look like it
-            bend = nudge * _diagonal_curvature(cost, free["output"])
+            bend = nudge * _stiffness(cost, free["output"])
             stiff["output"] = stiff["output"] + jnp.maximum(bend, 0)
         return stiff
 
@@ -134,10 +134,10 @@ def _landscape(
     ), free
 
 
-def _diagonal_curvature(cost: Cost, output: jax.Array) -> jax.Array:
-    """d2C/dy_i^2 for every unit of the output, whatever its shape."""
+def _stiffness(cost: Cost, output: jax.Array) -> jax.Array:
+    """sum_j |d2C/dy_i dy_j| for every unit of the output: it bounds the whole Hessian."""
     flat = jax.hessian(lambda y: cost(y.reshape(output.shape)))(output.ravel())
-    return jnp.diagonal(flat).reshape(output.shape)
+    return jnp.sum(jnp.abs(flat), -1).reshape(output.shape)
 
 
 def _equilibrium(
