@@ -1,6 +1,6 @@
 """Optimisers with a learning rate per layer and a schedule, assembled from optax."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import equinox as eqx
 import jax
@@ -60,7 +60,7 @@ def optimiser(
     **Raises:** `InputError` for unknown names, rates that are not positive or too few.
     """
     receiving = [node.name for node in circuit.nodes if node.parents]
-    rates = [rate] * len(receiving) if isinstance(rate, int | float) else list(rate)
+    rates = [float(rate)] * len(receiving) if isinstance(rate, int | float) else list(rate)
     if len(rates) != len(receiving):
         raise InputError(
             f"optimiser: {len(rates)} rates for {len(receiving)} layers {receiving}: "
@@ -88,7 +88,7 @@ def layer(path: tuple) -> str:
     return names[0].split("->")[-1] if names else ""
 
 
-def scale_by_layer(rates: dict[str, float]) -> optax.GradientTransformation:
+def scale_by_layer(rates: Mapping[str, float]) -> optax.GradientTransformation:
     """Multiplies each update by the rate of the node it belongs to (1 where none is given)."""
 
     def update(updates, state, params=None):

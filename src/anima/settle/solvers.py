@@ -103,9 +103,10 @@ class EvenOdd(AbstractSolver):
     """Block Gauss-Seidel: all even layers move at once, then all odd ones (any graph: a colouring).
 
     Each node goes to project(z + dt force / curvature). For Hopfield circuits curvature is 1 and
-    dt = 1 jumps to the node's exact minimiser given its neighbours; a nudge adds a bound
-    on its own curvature, so the quadratic cost is minimised exactly as well, (drive + 2 beta y) / (1 + 2 beta)
-    for |s - y|^2. For other circuits the curvature is a bound and every block step descends.
+    dt = 1 jumps to the node's exact minimiser given its neighbours; a nudge adds a bound on its
+    own curvature, so the quadratic cost |s - y|^2 is minimised exactly as well, at
+    (drive + 2 beta y) / (1 + 2 beta). For other circuits the curvature is a bound and every block
+    step descends.
     """
 
     dt: float = 1.0
