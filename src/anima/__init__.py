@@ -10,11 +10,15 @@ from anima.circuit.predictive import Predictive as Predictive
 from anima.core.errors import InputError as InputError
 from anima.core.types import Equilibrium as Equilibrium
 from anima.core.types import Result as Result
+from anima.learn.assigners import ZIL as ZIL
 from anima.learn.assigners import Backprop as Backprop
 from anima.learn.assigners import EquilibriumPropagation as EquilibriumPropagation
+from anima.learn.assigners import FixedPrediction as FixedPrediction
+from anima.learn.assigners import IncrementalPC as IncrementalPC
 from anima.learn.assigners import NGCRule as NGCRule
 from anima.learn.assigners import PredictiveCoding as PredictiveCoding
 from anima.learn.costs import CrossEntropy as CrossEntropy
+from anima.learn.costs import Huber as Huber
 from anima.learn.costs import SquaredError as SquaredError
 from anima.learn.learner import Learner as Learner
 from anima.learn.optimisers import optimiser as optimiser

@@ -8,7 +8,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Inexact, PRNGKeyArray
 
 from anima.circuit.graph import Node
 from anima.core.errors import InputError, nearest
@@ -34,6 +34,13 @@ class AbstractCircuit(eqx.Module):
     def energy(self, state: State) -> Scalar:
         """The energy E(z) of a full state: a scalar, whose free minimum is the answer."""
 
+    def energies(self, state: State) -> dict[str, Scalar]:
+        """The energy by node, summing to `energy`: where it is that the circuit is surprised.
+
+        Default: one term for the whole circuit.
+        """
+        return {"circuit": self.energy(state)}
+
     def synaptic_energy(self, state: State) -> Scalar:
         """The scalar whose gradient in the parameters, activities held, is the plasticity.
 
@@ -43,8 +50,15 @@ class AbstractCircuit(eqx.Module):
         return self.energy(state)
 
     def force(self, state: State) -> State:
-        """The force on every node, -dE/dz, of the state's shapes."""
-        return jax.tree.map(jnp.negative, jax.grad(self.energy)(state))
+        """The force on every node, -dE/dz, of the state's shapes.
+
+        Of a complex state it is the complex derivative, for energies that are analytic.
+        """
+        complex_ = any(jnp.iscomplexobj(z) for z in state.values())
+        if complex_:
+            kind = jnp.result_type(*state.values())
+            state = {name: jnp.asarray(z, kind) for name, z in state.items()}
+        return jax.tree.map(jnp.negative, jax.grad(self.energy, holomorphic=complex_)(state))
 
     def plasticity(self, state: State) -> "AbstractCircuit":
         """dE/dtheta with activities held, shaped like the circuit; learning descends it.
@@ -104,7 +118,7 @@ class AbstractCircuit(eqx.Module):
             gain[name] = jnp.where(kept, 1 / (1 - rate), 0.0)
         return dataclasses.replace(self, gain=gain)
 
-    def sent(self, name: str, rate: Float[Array, "*n"]) -> Float[Array, "*n"]:
+    def sent(self, name: str, rate: Inexact[Array, "*n"]) -> Inexact[Array, "*n"]:
         """What a node sends when it fires at `rate`: all of it, unless units are silenced."""
         return rate * self.gain[name] if name in self.gain else rate
 

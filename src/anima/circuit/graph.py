@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float, Inexact, PRNGKeyArray
 
 from anima.core.errors import InputError
 from anima.core.functions import Activation, identity
@@ -47,7 +47,7 @@ class AbstractSynapse(eqx.Module):
     """A map, linear in its own weights, from one node's rates to a drive on another."""
 
     @abstractmethod
-    def __call__(self, rate: Float[Array, "..."]) -> Float[Array, "..."]:
+    def __call__(self, rate: Inexact[Array, "..."]) -> Inexact[Array, "..."]:
         """The drive that `rate` sends, of the receiving node's shape."""
 
     @abstractmethod
@@ -60,7 +60,7 @@ class Dense(AbstractSynapse):
 
     weight: Float[Array, "pre post"]
 
-    def __call__(self, rate: Float[Array, " pre"]) -> Float[Array, " post"]:
+    def __call__(self, rate: Inexact[Array, " pre"]) -> Inexact[Array, " post"]:
         return rate @ self.weight
 
     def norm(self) -> Scalar:

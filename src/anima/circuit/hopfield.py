@@ -74,14 +74,18 @@ class Hopfield(AbstractCircuit):
         its own term as in its synapses: its minimiser is still project(drive), and silent units
         are in no term at all.
         """
-        total = jnp.zeros(())
+        return sum(self.energies(state).values(), jnp.zeros(()))
+
+    def energies(self, state: State) -> dict[str, Scalar]:
+        """By node: 1/2 |s_j|^2 - <b_j, s_j> - <s_j, sum_i W_ij s_i>, i its parents."""
+        terms = {}
         sent = {node.name: self.sent(node.name, state[node.name]) for node in self.nodes}
         for node in self.nodes:
             drive = self.biases[node.name]
             for parent in node.parents:
                 drive = drive + self.synapses[edge(parent, node.name)](sent[parent])
-            total = total + jnp.sum(sent[node.name] * (state[node.name] / 2 - drive))
-        return total
+            terms[node.name] = jnp.sum(sent[node.name] * (state[node.name] / 2 - drive))
+        return terms
 
     def curvature(self) -> State:
         """1, times the units that each survivor of a silencing stands for."""

@@ -163,9 +163,16 @@ class NGC(AbstractCircuit):
 
     def energy(self, state: State) -> Scalar:
         """beta_e ToD + gamma_v/2 |z|^2 + lambda |z|_1: what the gated form descends exactly."""
-        activity = jnp.concatenate([z.ravel() for z in state.values()])
-        prior = self.leak * jnp.sum(activity**2) / 2 + self.laplace * jnp.sum(jnp.abs(activity))
-        return self.beta_e * self.discrepancy(state) + prior
+        return sum(self.energies(state).values(), jnp.zeros(()))
+
+    def energies(self, state: State) -> dict[str, Scalar]:
+        """By node: beta_e |e|^2 + gamma_v/2 |z|^2 + lambda |z|_1."""
+        errors = self.errors(state)
+        missed = {n: self.beta_e * jnp.sum(errors[n] ** 2) if n in errors else 0.0 for n in state}
+        return {
+            name: missed[name] + self.leak * jnp.sum(z**2) / 2 + self.laplace * jnp.sum(jnp.abs(z))
+            for name, z in state.items()
+        }
 
     def force(self, state: State) -> State:
         """-gamma_v z + d - phi(z) V - lambda sign(z); see the module's formulas."""

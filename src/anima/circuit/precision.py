@@ -1,7 +1,7 @@
 """Precision: the inverse covariance that weighs a node's prediction error."""
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Inexact
 
 from anima.core.types import Scalar
 
@@ -9,12 +9,12 @@ Precision = float | Float[Array, "..."]
 """Sigma^-1: a number, a diagonal (n,), or a full symmetric (n, n)."""
 
 
-def weigh(error: Float[Array, "..."], precision: Precision) -> Float[Array, "..."]:
+def weigh(error: Inexact[Array, "..."], precision: Precision) -> Inexact[Array, "..."]:
     """eps Pi, for a scalar, a diagonal (n,) or a full (n, n) symmetric precision."""
     return error @ precision if jnp.ndim(precision) == 2 else error * precision
 
 
-def surprise(error: Float[Array, "..."], precision: Precision) -> Scalar:
+def surprise(error: Inexact[Array, "..."], precision: Precision) -> Scalar:
     """1/2 eps Pi eps^T + 1/2 log|2 pi Sigma|: the Gaussian -log density of an error, in nats.
 
     **Arguments:** `error` of the node's shape; `precision` Pi = Sigma^-1, scalar, diagonal or full
@@ -33,3 +33,10 @@ def largest(precision: Precision) -> Scalar:
     return (
         jnp.max(jnp.sum(jnp.abs(precision), -1)) if jnp.ndim(precision) == 2 else jnp.max(precision)
     )
+
+
+def covariance_times(vector: Inexact[Array, "..."], precision: Precision) -> Inexact[Array, "..."]:
+    """v Sigma, Sigma = Pi^-1."""
+    if jnp.ndim(precision) == 2:
+        return jnp.linalg.solve(precision, vector)
+    return vector / precision

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float, Inexact, PRNGKeyArray
 
 from anima.circuit.circuit import AbstractCircuit
 from anima.circuit.graph import AbstractSynapse, Node, chain, check_nodes, colouring, draw, edge
@@ -83,7 +83,7 @@ class Predictive(AbstractCircuit):
             precision={node.name: 1.0 for node in modelled},
         )
 
-    def prediction(self, name: str, state: State) -> Float[Array, "..."]:
+    def prediction(self, name: str, state: State) -> Inexact[Array, "..."]:
         """mu_n = g_n(sum_p phi_p(z_p) W_pn + b_n), of the node's shape."""
         node = self.node(name)
         drive = self.biases[name] if name in self.biases else jnp.zeros(node.shape)
@@ -98,8 +98,11 @@ class Predictive(AbstractCircuit):
 
     def energy(self, state: State) -> Scalar:
         """F = sum_n 1/2 eps_n Pi_n eps_n^T + 1/2 log|2 pi Sigma_n|, in nats."""
-        errors = self.errors(state)
-        return sum((surprise(errors[n], self.precision[n]) for n in errors), jnp.zeros(()))
+        return sum(self.energies(state).values(), jnp.zeros(()))
+
+    def energies(self, state: State) -> dict[str, Scalar]:
+        """Each modelled node's term of F: how surprised it is, in nats."""
+        return {n: surprise(error, self.precision[n]) for n, error in self.errors(state).items()}
 
     def fixed(self) -> tuple[str, ...]:
         return ("gain", "precision")

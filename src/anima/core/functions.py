@@ -4,54 +4,54 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Inexact
 
 from anima.core.errors import InputError, pick
 
-Activation = Callable[[Float[Array, "..."]], Float[Array, "..."]]
+Activation = Callable[[Inexact[Array, "..."]], Inexact[Array, "..."]]
 
 
-def identity(z: Float[Array, "*n"]) -> Float[Array, "*n"]:
+def identity(z: Inexact[Array, "*n"]) -> Inexact[Array, "*n"]:
     """z"""
     return z
 
 
-def hard_sigmoid(z: Float[Array, "*n"]) -> Float[Array, "*n"]:
+def hard_sigmoid(z: Inexact[Array, "*n"]) -> Inexact[Array, "*n"]:
     """min(max(z, 0), 1): the projection onto [0, 1]."""
     return jnp.clip(z, 0, 1)
 
 
-def tanh(z: Float[Array, "*n"]) -> Float[Array, "*n"]:
+def tanh(z: Inexact[Array, "*n"]) -> Inexact[Array, "*n"]:
     """tanh z"""
     return jnp.tanh(z)
 
 
-def sigmoid(z: Float[Array, "*n"]) -> Float[Array, "*n"]:
+def sigmoid(z: Inexact[Array, "*n"]) -> Inexact[Array, "*n"]:
     """1 / (1 + exp(-z))"""
     return jax.nn.sigmoid(z)
 
 
-def relu(z: Float[Array, "*n"]) -> Float[Array, "*n"]:
+def relu(z: Inexact[Array, "*n"]) -> Inexact[Array, "*n"]:
     """max(z, 0)"""
     return jnp.maximum(z, 0)
 
 
-def leaky_relu(z: Float[Array, "*n"]) -> Float[Array, "*n"]:
+def leaky_relu(z: Inexact[Array, "*n"]) -> Inexact[Array, "*n"]:
     """max(z, z / 100)"""
     return jnp.maximum(z, z / 100)
 
 
-def gelu(z: Float[Array, "*n"]) -> Float[Array, "*n"]:
+def gelu(z: Inexact[Array, "*n"]) -> Inexact[Array, "*n"]:
     """z Phi(z), Phi the normal distribution function, in its tanh form"""
     return jax.nn.gelu(z)
 
 
-def silu(z: Float[Array, "*n"]) -> Float[Array, "*n"]:
+def silu(z: Inexact[Array, "*n"]) -> Inexact[Array, "*n"]:
     """z / (1 + exp(-z))"""
     return jax.nn.silu(z)
 
 
-def softplus(z: Float[Array, "*n"]) -> Float[Array, "*n"]:
+def softplus(z: Inexact[Array, "*n"]) -> Inexact[Array, "*n"]:
     """log(1 + exp(z))"""
     return jax.nn.softplus(z)
 
@@ -71,6 +71,11 @@ ACTIVATIONS: dict[str, Activation] = {
         softplus,
     )
 }
+
+
+def is_analytic(function: Activation) -> bool:
+    """Whether a function extends to complex numbers: all but those with a corner."""
+    return function not in (hard_sigmoid, relu, leaky_relu)
 
 
 def activation(given: str | Activation) -> Activation:

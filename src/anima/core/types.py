@@ -5,14 +5,16 @@ from collections.abc import Callable
 
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Inexact, Int
 
-State = dict[str, Float[Array, "..."]]
-"""Node name -> the activity of ONE example (batches come from `jax.vmap`)."""
+State = dict[str, Inexact[Array, "..."]]
+"""Node name -> the activity of ONE example (batches come from `jax.vmap`).
 
-Scalar = Float[Array, ""]
+Real, but for the complex nudges of holomorphic equilibrium propagation."""
 
-Cost = Callable[[Float[Array, "..."]], Scalar]
+Scalar = Inexact[Array, ""]
+
+Cost = Callable[[Inexact[Array, "..."]], Scalar]
 """Any differentiable function of the output node's activity, for one example."""
 
 
@@ -21,7 +23,8 @@ class Result(enum.IntEnum):
 
     CONVERGED = 0
     MAX_STEPS = 1
-    NONFINITE = 2
+    UNSTABLE = 2
+    NONFINITE = 3
 
     @property
     def message(self) -> str:
@@ -32,6 +35,7 @@ class Result(enum.IntEnum):
 _MESSAGES = {
     Result.CONVERGED: "settled: the largest free force is within tol",
     Result.MAX_STEPS: "still moving after max_steps: raise max_steps or tol, or change the solver",
+    Result.UNSTABLE: "the nudge ran away: reduce it, or linearise the cost",
     Result.NONFINITE: "diverged: reduce the solver's dt, the nudge, or the size of the weights",
 }
 

@@ -5,24 +5,24 @@ from abc import abstractmethod
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Inexact
 
-from anima.core.errors import check_positive
-from anima.core.types import Scalar
+from anima.core.errors import InputError, check_positive
+from anima.core.types import Cost, Scalar
 
 
 class AbstractCost(eqx.Module):
     """A cost with a target. `functools.partial(cost, target)` is what assigners take."""
 
     @abstractmethod
-    def __call__(self, target: Float[Array, "..."], output: Float[Array, "..."]) -> Scalar:
+    def __call__(self, target: Float[Array, "..."], output: Inexact[Array, "..."]) -> Scalar:
         """The cost of `output` where `target` was wanted; both of the output node's shape."""
 
 
 class SquaredError(AbstractCost):
     """C = 1/2 |y - t|^2."""
 
-    def __call__(self, target: Float[Array, "..."], output: Float[Array, "..."]) -> Scalar:
+    def __call__(self, target: Float[Array, "..."], output: Inexact[Array, "..."]) -> Scalar:
         return jnp.sum((output - target) ** 2) / 2
 
 
@@ -39,8 +39,47 @@ class CrossEntropy(AbstractCost):
     def __check_init__(self):
         check_positive("CrossEntropy", kappa=self.kappa)
 
-    def __call__(self, target: Float[Array, " k"], output: Float[Array, " k"]) -> Scalar:
-        return -jnp.sum(target * jax.nn.log_softmax(self.kappa * output)) / self.kappa
+    def __call__(self, target: Float[Array, " k"], output: Inexact[Array, " k"]) -> Scalar:
+        logits = self.kappa * output
+        highest = jax.lax.stop_gradient(jnp.max(jnp.real(logits)))
+        total = highest + jnp.log(jnp.sum(jnp.exp(logits - highest)))
+        return -jnp.sum(target * (logits - total)) / self.kappa
 
 
-COSTS = {"squared": SquaredError, "cross_entropy": CrossEntropy}
+class Huber(AbstractCost):
+    """C = sum_i h(y_i - t_i), h(d) = d^2/2 up to |d| = width, width (|d| - width/2) beyond.
+
+    A squared error whose pull is bounded, as temporal differences want it (Huber, 1964).
+    """
+
+    width: float = 1.0
+
+    def __check_init__(self):
+        check_positive("Huber", width=self.width)
+
+    def __call__(self, target: Float[Array, "..."], output: Inexact[Array, "..."]) -> Scalar:
+        size = jnp.abs(output - target)
+        inner = jnp.minimum(size, self.width)
+        return jnp.sum(inner * (size - inner / 2))
+
+
+def check_cost(cost: Cost, output: Inexact[Array, "..."]) -> None:
+    """Raises `InputError` unless `cost` is a differentiable scalar of an output like this one."""
+    name = getattr(cost, "__name__", type(cost).__name__)
+    try:
+        value = jax.eval_shape(cost, output)
+        shape, kind = jnp.shape(value), jnp.result_type(value)
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(
+            f"the cost {name} failed on an output of shape {output.shape}: {error}. A cost is a "
+            "function of the output node's activity alone, written in jax.numpy"
+        ) from error
+    if shape != ():
+        raise InputError(f"the cost {name} gives shape {shape}: it must be a scalar (sum it)")
+    if not jnp.issubdtype(kind, jnp.inexact):
+        raise InputError(f"the cost {name} gives {kind}: it must be a differentiable float")
+
+
+COSTS = {"squared": SquaredError, "cross_entropy": CrossEntropy, "huber": Huber}

@@ -8,6 +8,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
+from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from anima.circuit.circuit import AbstractCircuit, gradient
@@ -39,6 +40,8 @@ class Learner(eqx.Module):
       neuron-local; plain SGD is.
     - `noise`: node name -> probability that a unit falls silent, drawn per example and step and
       the same in all phases.
+    - `align`: whether to report the cosine between each batch's credit and the true gradient,
+      which costs a backward pass.
 
     >>> learner = Learner(circuit, EquilibriumPropagation(), SquaredError(), optax.sgd(0.1))
     >>> state = learner.init(jax.random.key(0))
@@ -51,6 +54,7 @@ class Learner(eqx.Module):
     cost: AbstractCost
     optimiser: optax.GradientTransformation = eqx.field(static=True)
     noise: tuple[tuple[str, float], ...] = eqx.field(static=True, default=())
+    align: bool = eqx.field(static=True, default=False)
 
     def __check_init__(self):
         self.circuit.silence(dict(self.noise), key=jax.random.key(0))
@@ -73,13 +77,36 @@ class Learner(eqx.Module):
         """
         clamp, target = batch
         keys = jax.random.split(jax.random.fold_in(state.key, state.step), target.shape[0])
-        credit: Any  # a circuit, which is a pytree as optax wants
-        learnt: Any
-        credit, infos = self.gradient(state.circuit, clamp, target, keys)
-        learnt, rest = state.circuit.parameters()
-        updates, memory = self.optimiser.update(credit, state.optimiser, learnt)
-        circuit = eqx.combine(eqx.apply_updates(learnt, updates), rest).normalise()
-        return LearnerState(circuit, memory, state.step + 1, state.key), summary(infos)
+        begin = self._each(
+            lambda circuit, cost, clamp, key: self.assigner.begin(circuit, clamp, cost)
+        )
+        carry = begin(state.circuit, clamp, target, keys)
+        moving, still = eqx.partition(state.circuit, eqx.is_array)
+
+        def turn(loop, _):
+            moving, memory, carry = loop
+            circuit = eqx.combine(moving, still)
+            credit, (infos, carry) = self._credit(circuit, clamp, target, keys, carry)
+            circuit, memory = self._moved(circuit, credit, memory)
+            return (eqx.filter(circuit, eqx.is_array), memory, carry), infos
+
+        turns = self.assigner.turns
+        (moving, memory, _), infos = jax.lax.scan(
+            turn, (moving, state.optimiser, carry), length=turns, unroll=turns == 1
+        )
+        info = summary(jax.tree.map(lambda x: x[-1], infos))
+        steps = jnp.max(jnp.sum(infos.steps, 0))
+        info = eqx.tree_at(lambda i: i.steps, info, steps)
+        return LearnerState(eqx.combine(moving, still), memory, state.step + 1, state.key), info
+
+    def _moved(
+        self, circuit: AbstractCircuit, credit: Any, memory: optax.OptState
+    ) -> tuple[AbstractCircuit, optax.OptState]:
+        """The circuit after one step of the optimiser, and its memory."""
+        learnt: Any  # a circuit, which is a pytree as optax wants
+        learnt, rest = circuit.parameters()
+        updates, memory = self.optimiser.update(credit, memory, learnt)
+        return eqx.combine(eqx.apply_updates(learnt, updates), rest).normalise(), memory
 
     def compiled(self) -> Callable[[LearnerState, Any], tuple[LearnerState, Info]]:
         """`step`, compiled at its first call, writing each new state where the old one was.
@@ -87,16 +114,21 @@ class Learner(eqx.Module):
         The state that is passed in is used up: keep the one that comes back. Fresh memory for
         every state would cost as much time as settling a small circuit.
         """
-        still = eqx.filter(self.init(jax.random.key(0)), eqx.is_array, inverse=True)
+        leaves, shape = jax.tree.flatten(self.init(jax.random.key(0)))
+        places = [place for place, leaf in enumerate(leaves) if eqx.is_array(leaf)]
+
+        def joined(arrays):
+            return jax.tree.unflatten(shape, _put(leaves, places, arrays))
 
         @partial(jax.jit, donate_argnums=0)
-        def advance(moving, batch):
-            state, info = self.step(eqx.combine(moving, still), batch)
-            return eqx.filter(state, eqx.is_array), info
+        def advance(arrays, batch):
+            state, info = self.step(joined(arrays), batch)
+            return [jax.tree.leaves(state)[place] for place in places], info
 
         def step(state, batch):
-            moving, info = advance(eqx.filter(state, eqx.is_array), batch)
-            return eqx.combine(moving, still), info
+            given = jax.tree.leaves(state)
+            arrays, info = advance([given[place] for place in places], batch)
+            return joined(arrays), info
 
         return step
 
@@ -107,18 +139,63 @@ class Learner(eqx.Module):
         target: Float[Array, "batch ..."],
         keys: PRNGKeyArray,
     ) -> tuple[AbstractCircuit, Info]:
-        """The mean credit of a batch and each example's `Info`."""
+        """The mean credit of a batch and each example's `Info`, all turns at synapses held."""
 
-        def one(circuit, clamp, target, key):
+        def one(circuit, cost, clamp, key):
+            return self.assigner.objective(circuit, clamp, cost, key=key)
+
+        return self._mean(one)(circuit, clamp, target, keys)
+
+    def _credit(
+        self, circuit: AbstractCircuit, clamp: State, target: Any, keys: PRNGKeyArray, carry: Any
+    ) -> tuple[Any, tuple[Info, Any]]:
+        """One turn's mean credit, each example's `Info`, and what their next turns start from."""
+
+        def one(circuit, cost, clamp, key, carry):
+            return self.assigner.turn(circuit, clamp, cost, carry, key=key)
+
+        credit, (infos, carry) = self._mean(one)(circuit, clamp, target, keys, carry)
+        if self.align:
+            infos = eqx.tree_at(
+                lambda i: i.alignment,
+                infos,
+                jnp.full(target.shape[0], self._alignment(credit, circuit, clamp, target, keys)),
+                is_leaf=lambda x: x is None,
+            )
+        return credit, (infos, carry)
+
+    def _alignment(self, credit, circuit, clamp, target, keys) -> Float[Array, ""]:
+        """The cosine between a credit and the gradient of the mean cost of the answers."""
+
+        def one(circuit, cost, clamp, key):
+            return cost(self.assigner.answer(circuit, clamp)), None
+
+        truth, _ = self._mean(one)(circuit, clamp, target, keys)
+        one_, other = ravel_pytree(credit)[0], ravel_pytree(truth)[0]
+        size = jnp.linalg.norm(one_) * jnp.linalg.norm(other)
+        return one_ @ other / jnp.maximum(size, jnp.finfo(size.dtype).tiny)
+
+    def _each(self, function: Callable) -> Callable:
+        """`function(circuit, cost, clamp, key, *more)` of one example, for a batch of them."""
+
+        def one(circuit, clamp, target, key, *more):
             silence, credit = jax.random.split(key)
             circuit = circuit.silence(dict(self.noise), key=silence)
-            return self.assigner.objective(circuit, clamp, partial(self.cost, target), key=credit)
+            return function(circuit, partial(self.cost, target), clamp, credit, *more)
 
-        def mean(circuit):
-            values, infos = jax.vmap(partial(one, circuit))(clamp, target, keys)
-            return jnp.mean(values), infos
+        return lambda circuit, *batch: jax.vmap(partial(one, circuit))(*batch)
 
-        return gradient(mean, circuit)
+    def _mean(self, function: Callable) -> Callable:
+        """The gradient of the batch mean of an objective of one example, and its extras."""
+
+        def graded(circuit, *batch):
+            def mean(circuit):
+                values, extras = self._each(function)(circuit, *batch)
+                return jnp.mean(values), extras
+
+            return gradient(mean, circuit)
+
+        return graded
 
     def sweep(
         self,
@@ -154,6 +231,12 @@ class Learner(eqx.Module):
         return jax.vmap(lambda clamp: self.assigner.predict(circuit, clamp).state["output"])(clamp)
 
 
+def _put(leaves: list, places: list[int], arrays: list) -> list:
+    """The leaves with those at `places` replaced."""
+    new = dict(zip(places, arrays, strict=True))
+    return [new.get(place, leaf) for place, leaf in enumerate(leaves)]
+
+
 def _copied(leaf: Any) -> Any:
     return jnp.copy(leaf) if eqx.is_array(leaf) else leaf
 
@@ -164,7 +247,9 @@ def summary(infos: Info) -> Info:
         cost=jnp.mean(infos.cost),
         output=infos.output,
         energy=jnp.mean(infos.energy),
+        energies=jax.tree.map(jnp.mean, infos.energies),
         residual=jnp.max(infos.residual),
         steps=jnp.max(infos.steps),
         result=worst(infos.result),
+        alignment=None if infos.alignment is None else jnp.mean(infos.alignment),
     )

@@ -25,8 +25,11 @@ from anima.circuit.ngc import NGC
 from anima.circuit.predictive import Predictive
 from anima.core.errors import InputError, nearest, pick
 from anima.learn.assigners import (
+    ZIL,
     Backprop,
     EquilibriumPropagation,
+    FixedPrediction,
+    IncrementalPC,
     NGCRule,
     PredictiveCoding,
 )
@@ -51,6 +54,9 @@ SOLVERS: dict[str, Callable[..., AbstractSolver]] = {
 ASSIGNERS = {
     "backprop": Backprop,
     "predictive": PredictiveCoding,
+    "incremental": IncrementalPC,
+    "fixed_prediction": FixedPrediction,
+    "zil": ZIL,
     "ngc": NGCRule,
     "eqprop": EquilibriumPropagation,
 }

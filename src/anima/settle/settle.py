@@ -108,20 +108,22 @@ def _landscape(
         circuit.node("output")
     begin = circuit.start(clamp) if start is None else start | clamp
     free = {name: value for name, value in begin.items() if name not in clamp}
+    if jnp.iscomplexobj(nudge):
+        free = {name: jax.lax.complex(z, jnp.zeros_like(z)) for name, z in free.items()}
 
     def force(free: State) -> State:
         total = circuit.force({**clamp, **free})
         pull = {name: total[name] for name in free}
         if cost is not None and "output" in free:
-            pull["output"] = pull["output"] - nudge * jax.grad(cost)(free["output"])
+            pull["output"] = pull["output"] - nudge * slope(cost, free["output"])
         return pull
 
     def curvature(free: State) -> State:
         stiff = {name: value for name, value in circuit.curvature().items() if name in free}
         if cost is not None and "output" in free:
             # a pull towards less cost stiffens the node; a push away must not look like it
-            bend = nudge * _stiffness(cost, free["output"])
-            stiff["output"] = stiff["output"] + jnp.maximum(bend, 0)
+            pulled = jnp.abs(nudge) if jnp.iscomplexobj(nudge) else jnp.maximum(nudge, 0)
+            stiff["output"] = stiff["output"] + pulled * _stiffness(cost, free["output"])
         return stiff
 
     return Landscape(
@@ -134,9 +136,17 @@ def _landscape(
     ), free
 
 
+def slope(cost: Cost, output: jax.Array) -> jax.Array:
+    """dC/dy; of a complex output the complex derivative, for costs that are analytic."""
+    return jax.grad(cost, holomorphic=jnp.iscomplexobj(output))(output)
+
+
 def _stiffness(cost: Cost, output: jax.Array) -> jax.Array:
     """sum_j |d2C/dy_i dy_j| for every unit of the output: it bounds the whole Hessian."""
-    flat = jax.hessian(lambda y: cost(y.reshape(output.shape)))(output.ravel())
+    flat = jax.jacfwd(
+        lambda y: slope(cost, y.reshape(output.shape)).ravel(),
+        holomorphic=jnp.iscomplexobj(output),
+    )(output.ravel())
     return jnp.sum(jnp.abs(flat), -1).reshape(output.shape)
 
 
@@ -149,7 +159,7 @@ def _equilibrium(
     tol: Any,
 ) -> Equilibrium:
     state = {**clamp, **free}
-    energy = circuit.energy(state)
+    energy = jnp.real(circuit.energy(state))
     left = residual(landscape.project, free, landscape.force(free))
     finite = jnp.isfinite(left) & jnp.isfinite(energy)
     code = jnp.where(left <= tol, Result.CONVERGED, Result.MAX_STEPS)
@@ -163,4 +173,5 @@ def _equilibrium(
 
 
 def _dtype(free: State) -> Any:
-    return jnp.result_type(float, *free.values()) if not free else jnp.result_type(*free.values())
+    """The real type in which a residual of these nodes comes."""
+    return jnp.finfo(jnp.result_type(*free.values()) if free else jnp.result_type(float)).dtype

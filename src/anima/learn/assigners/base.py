@@ -1,0 +1,213 @@
+"""The interface of all assigners, the reference among them, and what they share."""
+
+from abc import abstractmethod
+from typing import Any, TypeVar
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Inexact, Int, PRNGKeyArray
+
+from anima.circuit.circuit import AbstractCircuit, gradient
+from anima.core.errors import InputError
+from anima.core.types import Cost, Equilibrium, Result, Scalar, State
+from anima.learn.assigners.stability import refuse_unstable
+from anima.learn.costs import check_cost
+from anima.settle.settle import settle, slope
+from anima.settle.solvers import AbstractSolver, residual
+
+Family = TypeVar("Family", bound=AbstractCircuit)
+
+
+class Info(eqx.Module):
+    """What a chart needs of one assignment of credit, for one example.
+
+    - `cost`: at the free output; `output`: that output.
+    - `energy`: where learning read its (last) activities; `energies`: the same by node.
+    - `residual`: of the free phase for contrastive rules, of the clamped phase for the others.
+    - `steps`: solver steps taken, all phases together.
+    - `result`: the worst `Result` code of all phases.
+    - `alignment`: the cosine between the batch's credit and the true gradient, where a learner
+      was asked to compute it (it costs a backward pass), else `None`.
+    """
+
+    cost: Scalar
+    output: Inexact[Array, "..."]
+    energy: Scalar
+    energies: dict[str, Scalar]
+    residual: Scalar
+    steps: Int[Array, "..."]
+    result: Int[Array, "..."]
+    alignment: Scalar | None = None
+
+
+class AbstractAssigner(eqx.Module):
+    """Any cost on any circuit: `gradient` is shaped like the circuit, and learning descends it.
+
+    A rule whose synapses move while it settles takes several `turns` for each example; a `Learner`
+    then lets its optimiser act at every one of them.
+    """
+
+    @abstractmethod
+    def predict(self, circuit: AbstractCircuit, clamp: State) -> Equilibrium:
+        """The answer without a teacher: the state whose output the cost judges."""
+
+    @abstractmethod
+    def objective(
+        self, circuit: AbstractCircuit, clamp: State, cost: Cost, *, key: PRNGKeyArray
+    ) -> tuple[Scalar, Info]:
+        """A scalar whose gradient in the circuit's parameters is the assigned credit."""
+
+    def gradient(
+        self, circuit: AbstractCircuit, clamp: State, cost: Cost, *, key: PRNGKeyArray
+    ) -> tuple[AbstractCircuit, Info]:
+        """The credit of one example.
+
+        **Arguments:** `circuit`; `clamp`, the question, e.g. `{"input": x}`; `cost`, any
+        differentiable function of the output node's activity; `key`, for rules that draw.
+
+        **Returns:** the estimate of d cost / d theta, shaped like `circuit`, and an `Info`.
+
+        **Raises:** `InputError` for a circuit that the rule cannot serve, a cost that is not a
+        differentiable scalar of the output, and, outside of `jax.jit`, a nudge that made the
+        circuit unstable (inside, `Info.result` says so).
+        """
+        credit, info = gradient(lambda c: self.objective(c, clamp, cost, key=key), circuit)
+        refuse_unstable(self, circuit, clamp, cost, info.result)
+        return credit, info
+
+    def answer(self, circuit: AbstractCircuit, clamp: State) -> Inexact[Array, "..."]:
+        """The output of `predict`, in a form that reverse mode accepts: for diagnostics only."""
+        return circuit.start(clamp)["output"]
+
+    @property
+    def turns(self) -> int:
+        """How many times the synapses move for one example."""
+        return 1
+
+    def begin(self, circuit: AbstractCircuit, clamp: State, cost: Cost) -> Any:
+        """What the first turn starts from (a pytree)."""
+        return None
+
+    def turn(
+        self, circuit: AbstractCircuit, clamp: State, cost: Cost, carry: Any, *, key: PRNGKeyArray
+    ) -> tuple[Scalar, tuple[Info, Any]]:
+        """One turn's objective, its `Info`, and what the next turn starts from."""
+        value, info = self.objective(circuit, clamp, cost, key=key)
+        return value, (info, carry)
+
+
+class Backprop(AbstractAssigner):
+    """The reference: reverse mode through the circuit's forward sweep. Not local.
+
+    On a Hopfield circuit the sweep is the feedforward network with the same weights, so this is
+    the equal-size twin of every other assigner.
+    """
+
+    def predict(self, circuit: AbstractCircuit, clamp: State) -> Equilibrium:
+        return swept(circuit, clamp)
+
+    def objective(
+        self, circuit: AbstractCircuit, clamp: State, cost: Cost, *, key: PRNGKeyArray
+    ) -> tuple[Scalar, Info]:
+        sweep = swept(circuit, clamp)
+        check_cost(cost, sweep.state["output"])
+        return cost(sweep.state["output"]), inform(circuit, cost, sweep, sweep)
+
+
+def inform(circuit: AbstractCircuit, cost: Cost, answer: Equilibrium, settled: Equilibrium) -> Info:
+    """The `Info` of an answer without a teacher and of the phase in which credit was read."""
+    output = answer.state["output"]
+    return Info(
+        cost=cost(output),
+        output=output,
+        energy=settled.energy,
+        energies=circuit.energies(settled.state),
+        residual=settled.residual,
+        steps=settled.steps,
+        result=settled.result,
+    )
+
+
+def swept(circuit: AbstractCircuit, clamp: State) -> Equilibrium:
+    """The forward sweep as an answer: no settling, so no steps; the residual says what is left."""
+    state = circuit.start(clamp)
+    force = circuit.force(state)
+    free = {name: value for name, value in state.items() if name not in clamp}
+    left = residual(circuit.project, free, force)
+    energy = circuit.energy(state)
+    finite = jnp.isfinite(left) & jnp.isfinite(energy)
+    return Equilibrium(
+        state=state,
+        energy=energy,
+        residual=left,
+        steps=jnp.zeros((), jnp.int32),
+        result=jnp.where(finite, Result.CONVERGED, Result.NONFINITE).astype(jnp.int32),
+    )
+
+
+def nudged(
+    circuit: AbstractCircuit,
+    clamp: State,
+    cost: Cost,
+    free: Equilibrium,
+    nudges: Inexact[Array, " phases"],
+    *,
+    solver: AbstractSolver,
+    tol: float,
+    max_steps: int,
+) -> Equilibrium:
+    """Settles on E + nudge C from the free answer, once for each nudge (a leading axis).
+
+    **Returns:** equilibria; `Result.UNSTABLE` marks a phase that ends with more force than the
+    nudge brought in, which no descent does.
+    """
+
+    def phase(nudge: Scalar) -> Equilibrium:
+        found = settle(
+            circuit,
+            clamp,
+            cost=cost,
+            nudge=nudge,
+            solver=solver,
+            tol=tol,
+            max_steps=max_steps,
+            start=free.state,
+        )
+        brought = jnp.abs(nudge) * jnp.max(jnp.abs(slope(cost, free.state["output"])))
+        ran = found.residual > 2 * (free.residual + brought)
+        code = jnp.where(ran, jnp.maximum(found.result, Result.UNSTABLE), found.result)
+        return eqx.tree_at(lambda e: e.result, found, code.astype(found.result.dtype))
+
+    return jax.vmap(phase)(nudges)
+
+
+def contrast(
+    circuit: AbstractCircuit, clamp: State, states: State, weights: Inexact[Array, " phases"]
+) -> Scalar:
+    """Re sum_k weights_k E(states_k), the activities held: what contrastive plasticity descends.
+
+    **Arguments:** `states`, a leading axis of phases on every node; clamped nodes are read from
+    `clamp`, so that a synapse from them sees one difference of activities and not two products.
+    """
+    free = {name: value for name, value in states.items() if name not in clamp}
+    held = jax.lax.stop_gradient(free)
+    energies = jax.vmap(lambda free: circuit.synaptic_energy({**clamp, **free}))(held)
+    return jnp.real(jnp.sum(weights * energies))
+
+
+def tangent(cost: Cost, output: Inexact[Array, "..."]) -> Cost:
+    """The cost's linearisation <dC/dy, y> at `output`: a constant force, stable at any nudge."""
+    pull = jax.lax.stop_gradient(slope(cost, output))
+    return lambda y: jnp.sum(pull * y)
+
+
+def only(family: type[Family], assigner: str, circuit: AbstractCircuit) -> Family:
+    """The circuit, if it is of the family that the assigner serves."""
+    if not isinstance(circuit, family):
+        raise InputError(
+            f"{assigner} serves {family.__name__} circuits, not {type(circuit).__name__}: use "
+            "PredictiveCoding, IncrementalPC, FixedPrediction or ZIL for Predictive, NGCRule for "
+            "NGC, EquilibriumPropagation for Hopfield and Predictive circuits (Backprop serves all)"
+        )
+    return circuit
