@@ -1,6 +1,7 @@
 """Costs: what an output is worth, for one example. Any differentiable function will do."""
 
 from abc import abstractmethod
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -15,8 +16,11 @@ class AbstractCost(eqx.Module):
     """A cost with a target. `functools.partial(cost, target)` is what assigners take."""
 
     @abstractmethod
-    def __call__(self, target: Float[Array, "..."], output: Float[Array, "..."]) -> Scalar:
-        """The cost of `output` where `target` was wanted; both of the output node's shape."""
+    def __call__(self, target: Any, output: Float[Array, "..."]) -> Scalar:
+        """The cost of `output` given `target`: what was wanted there, of the output's shape.
+
+        An agent's cost takes another target: what is known of one transition (`act/objectives.py`).
+        """
 
 
 class SquaredError(AbstractCost):

@@ -1,0 +1,65 @@
+"""How strongly a policy's cost may nudge a circuit before the nudged energy loses its minimum.
+
+Around a free minimum the output of a settling circuit answers a force f by S f, where S^-1 is the
+energy's curvature in the output with the hidden nodes following. A nudge lambda C leaves a minimum
+there as long as S^-1 + lambda C'' is positive definite; a cost that bends downwards by at most b
+is therefore safe for lambda < 1/(b lambda_max(S)). Costs of a negative advantage do bend downwards.
+"""
+
+import jax
+import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Float
+
+from anima.act.heads import AbstractHead
+from anima.circuit.circuit import AbstractCircuit
+from anima.core.types import Cost, Scalar, State
+
+
+def response(circuit: AbstractCircuit, clamp: State, state: State) -> Float[Array, "n n"]:
+    """S: how far the settled output (flattened) moves per unit of force on it.
+
+    The output's block of the inverse Hessian of the energy in the free nodes; for a linear
+    predictive circuit Sigma_out + sum_k J_k Sigma_k J_k^T, the covariance it ascribes to its
+    output. Bounds on activities are ignored, and can only make the response smaller. A diagnosis,
+    not a local rule: it costs one Hessian and its inverse.
+
+    **Arguments:** `clamp`, what is held; `state`, a full state, best a settled one.
+    """
+    free = {name: value for name, value in state.items() if name not in clamp}
+    hidden = {name: value for name, value in free.items() if name != "output"}
+    flat, unravel = ravel_pytree((hidden, free["output"]))
+
+    def energy(flat):
+        hidden, output = unravel(flat)
+        return circuit.energy({**clamp, **hidden, "output": output})
+
+    size = free["output"].size
+    return jnp.linalg.inv(jax.hessian(energy)(flat))[-size:, -size:]
+
+
+def bend(cost: Cost, output: Float[Array, "..."]) -> Scalar:
+    """How far `cost` bends downwards at `output`: max(0, -smallest eigenvalue of C''). Local."""
+    flat, unravel = ravel_pytree(output)
+    hessian = jax.hessian(lambda y: cost(unravel(y)))(flat)
+    return jnp.maximum(-jnp.linalg.eigvalsh(hessian)[0], 0.0)
+
+
+def policy_bend(head: AbstractHead, advantage: Scalar) -> Scalar:
+    """How far -A log pi bends downwards at most, whatever the output and the action.
+
+    For A < 0: |A|/sigma^2 for a Gaussian of fixed sigma, |A|/2 for a categorical head. Infinite
+    where sigma depends on the state: then only a linearised target is safe.
+    """
+    low, high = head.curvature()
+    worst = jnp.where(advantage < 0, high, jnp.maximum(-low, 0.0))
+    return jnp.where((worst == 0) | (advantage == 0), 0.0, jnp.abs(advantage) * worst)
+
+
+def nudge_bound(bend: Scalar, response: Float[Array, "n n"]) -> Scalar:
+    """Nudges lambda below 1/(bend lambda_max(S)) keep a minimum; infinite if the cost is convex.
+
+    **Arguments:** `bend`, from `policy_bend` (holds everywhere) or `bend` (holds at one output);
+    `response`, S. At A = 0 and an unbounded head the bound is infinite too: there is no cost.
+    """
+    return 1 / (bend * jnp.linalg.eigvalsh(response)[-1])
