@@ -53,9 +53,9 @@ class World(NamedTuple):
 
 @pytest.fixture
 def world(getkey):
-    """Random probabilities and rewards; every sixth transition or so ends the episode."""
+    """Random probabilities and rewards; about a third of the transitions end the episode."""
     shape = (HORIZON, STATES, ACTIONS)
-    move = jax.random.dirichlet(getkey(), jnp.asarray([2.0, 2.0, 1.0]), shape)
+    move = jax.nn.softmax(jax.random.normal(getkey(), (*shape, STATES + 1)))
     ends = jnp.zeros(STATES + 1).at[-1].set(1.0)
     move = move.at[-1].set(jnp.broadcast_to(ends, (STATES, ACTIONS, STATES + 1)))
     return World(move, jax.random.normal(getkey(), shape))

@@ -211,11 +211,14 @@ def episode_gradient(world, logits, choice, steps, discounted):
         scores = (
             jnp.zeros_like(logits)
             .at[layers, states]
-            .add((live * weights)[:, None] * (jax.nn.one_hot(actions, 2) - policy[layers, states]))
+            .add(
+                jnp.where(live, weights, 0.0)[:, None]
+                * (jax.nn.one_hot(actions, 2) - policy[layers, states])
+            )
         )
         return jnp.prod(jnp.where(live, chance, 1.0)) * scores
 
-    return jnp.sum(jax.vmap(one)(states, actions, lengths), axis=0)
+    return jnp.sum(jax.jit(jax.vmap(one))(states, actions, lengths), axis=0)
 
 
 def value_gradient(world, logits):

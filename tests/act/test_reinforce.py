@@ -61,7 +61,7 @@ def test_the_score_is_the_gradient_of_the_log_probability(synapse, inputs, getke
     log_prob = lambda weights, inputs: dataclasses.replace(synapse, weights=weights).log_prob(
         inputs, drawn
     )
-    known = jax.grad(log_prob, argnums=(0, 1))(synapse.weights, inputs)
+    known = jax.jit(jax.grad(log_prob, argnums=(0, 1)))(synapse.weights, inputs)
     for mine, theirs in zip(synapse.score(inputs, drawn), known, strict=True):
         assert np.allclose(mine, theirs, rtol=1e-10)
 
@@ -95,8 +95,8 @@ def test_the_expected_update_is_the_gradient_of_the_expected_reward(synapse, inp
         drawn = drawn_by(synapse, inputs, xi)
         return bandit(drawn) * synapse.score(inputs, drawn)[0]
 
-    known = jax.grad(value)(synapse.weights)
-    found = jnp.einsum("n,nij->ij", weight, jax.vmap(credit)(noise))
+    known = jax.jit(jax.grad(value))(synapse.weights)
+    found = jnp.einsum("n,nij->ij", weight, jax.jit(jax.vmap(credit))(noise))
     assert np.allclose(found, known, rtol=1e-9, atol=1e-12)
     assert jnp.max(jnp.abs(known)) > 0.01
 
@@ -241,9 +241,9 @@ def test_stacked_synapses_need_only_the_common_reward(getkey):
         reward = -jnp.sum((drawn_by(upper, hidden, last) - best) ** 2)
         return reward * lower.score(inputs, hidden)[0]
 
-    each = jax.vmap(lambda xi: jax.vmap(partial(credit, xi))(top))(noise)
+    each = jax.jit(jax.vmap(lambda xi: jax.vmap(partial(credit, xi))(top)))(noise)
     found = jnp.einsum("n,m,nmij->ij", weight, top_weight, each)
-    assert np.allclose(found, jax.grad(value)(lower.weights), rtol=1e-9)
+    assert np.allclose(found, jax.jit(jax.grad(value))(lower.weights), rtol=1e-9)
 
 
 # The published synapse's slips, each shown there and shown absent here.

@@ -74,13 +74,18 @@ def test_a_gaussian_policy_settles_below_the_bound_and_diverges_above(
 
 def test_the_bend_of_a_policy_bounds_the_bend_of_its_cost(getkey):
     for head in (Gaussian(2, log_std=0.4), Categorical(3)):
-        cost = PolicyGradient(head)
-        for advantage in (-1.5, 1.5):
-            params = 2 * jax.random.normal(getkey(), (head.width,))
-            deed = Deed(head.sample(params, getkey()), jnp.asarray(advantage))
-            here, most = bend(partial(cost, deed), params), policy_bend(head, deed.advantage)
-            assert float(here) <= float(most) + 1e-12
-            assert (float(most) > 0) == (advantage < 0)
+
+        @jax.jit
+        @jax.vmap
+        def bends(params, key, advantage, head=head):
+            deed = Deed(head.sample(params, key), advantage)
+            return bend(partial(PolicyGradient(head), deed), params), policy_bend(head, advantage)
+
+        advantages = jnp.asarray([-1.5, 1.5] * 10)
+        params = 2 * jax.random.normal(getkey(), (20, head.width))
+        here, most = bends(params, jax.random.split(getkey(), 20), advantages)
+        assert jnp.all(here <= most + 1e-12)
+        assert jnp.array_equal(most > 0, advantages < 0)
 
 
 def test_the_categorical_bend_is_reached_between_two_equal_choices():

@@ -61,9 +61,9 @@ class Reinforce(eqx.Module):
     weights: Weights
     activation: Activation = eqx.field(static=True, default=identity)
     transfer: Activation = eqx.field(static=True, default=identity)
-    std: float | None = None
-    low: float = -jnp.inf
-    high: float = jnp.inf
+    std: float | Scalar | None = None
+    low: float | Scalar = -jnp.inf
+    high: float | Scalar = jnp.inf
     rate: float | Scalar = 1e-2
     decay: float | Scalar = 0.0
     bound: float | Scalar = jnp.inf
@@ -73,7 +73,8 @@ class Reinforce(eqx.Module):
         check_fraction("Reinforce", decay=self.decay)
         if self.std is not None:
             check_positive("Reinforce", std=self.std)
-        if not self.low < self.high:
+        numbers = all(isinstance(end, int | float) for end in (self.low, self.high))
+        if numbers and not self.low < self.high:
             raise InputError(f"Reinforce: low is {self.low}, high {self.high}: give low < high")
         if self.std is None and self.weights.shape[-1] % 2:
             raise InputError(

@@ -53,7 +53,7 @@ class ReinforceParity(eqx.Module):
 
     activation: Activation = eqx.field(static=True, default=identity)
     transfer: Activation = eqx.field(static=True, default=identity)
-    std: float = -1.0
+    std: float = eqx.field(static=True, default=-1.0)
     low: float = -jnp.inf
     high: float = jnp.inf
     rate: float = 1e-4
