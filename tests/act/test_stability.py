@@ -34,18 +34,13 @@ def weights(circuit, name):
 def test_the_response_of_a_linear_circuit_is_its_output_covariance(circuit, clamp):
     """S = Sigma_out + W^T Sigma_hidden W, and so does the output move under a force."""
     free = circuit.start(clamp)
-    found = response(circuit, clamp, free)
+    found = jax.jit(partial(response, circuit))(clamp, free)
     last = weights(circuit, "h1->output")
     assert np.allclose(found, np.eye(2) + last.T @ last)
     force = jnp.asarray([0.3, -0.2])
-    pulled = settle(
-        circuit,
-        clamp,
-        cost=lambda y: -y @ force,
-        nudge=1.0,
-        solver=Euler(0.1),
-        tol=1e-10,
-        max_steps=2000,
+    rules = dict(nudge=1.0, solver=Euler(0.1), tol=1e-10, max_steps=2000)
+    pulled = jax.jit(lambda clamp: settle(circuit, clamp, cost=lambda y: -y @ force, **rules))(
+        clamp
     )
     assert np.allclose(pulled.state["output"] - free["output"], force @ found, atol=1e-8)
 
@@ -56,19 +51,12 @@ def test_a_gaussian_policy_settles_below_the_bound_and_diverges_above(
 ):
     head, advantage = Gaussian(2, log_std=-0.2), jnp.asarray(-0.8)
     cost = partial(PolicyGradient(head), Deed(jnp.asarray([1.0, 0.5]), advantage))
-    answer = response(circuit, clamp, circuit.start(clamp))
+    answer = jax.jit(lambda clamp: response(circuit, clamp, circuit.start(clamp)))(clamp)
     bound = nudge_bound(policy_bend(head, advantage), answer)
     known = np.exp(-0.4) / (0.8 * np.linalg.eigvalsh(np.asarray(answer))[-1])
     assert float(bound) == pytest.approx(known)
-    ended = settle(
-        circuit,
-        clamp,
-        cost=cost,
-        nudge=factor * bound,
-        solver=Euler(0.2),
-        tol=1e-6,
-        max_steps=200_000,
-    )
+    rules = dict(nudge=factor * bound, solver=Euler(0.2), tol=1e-6, max_steps=200_000)
+    ended = jax.jit(lambda clamp: settle(circuit, clamp, cost=cost, **rules))(clamp)
     assert int(ended.result) == result
 
 
@@ -90,7 +78,7 @@ def test_the_bend_of_a_policy_bounds_the_bend_of_its_cost(getkey):
 
 def test_the_categorical_bend_is_reached_between_two_equal_choices():
     deed = Deed(jnp.asarray(0), jnp.asarray(-3.0))
-    here = bend(partial(PolicyGradient(Categorical(2)), deed), jnp.zeros(2))
+    here = jax.jit(partial(bend, partial(PolicyGradient(Categorical(2)), deed)))(jnp.zeros(2))
     assert float(here) == pytest.approx(1.5)
     assert float(policy_bend(Categorical(2), deed.advantage)) == pytest.approx(1.5)
 
@@ -98,7 +86,9 @@ def test_the_categorical_bend_is_reached_between_two_equal_choices():
 def test_convex_costs_may_nudge_as_they_like(getkey):
     """Huber TD, and any policy of a positive advantage or none."""
     unit = jnp.eye(2)
-    assert float(nudge_bound(bend(partial(Huber(), jnp.zeros(2)), 3 * jnp.ones(2)), unit)) == np.inf
+    huber = jax.jit(partial(bend, partial(Huber(), jnp.zeros(2))))
+    assert float(nudge_bound(huber(3 * jnp.ones(2)), unit)) == np.inf
+    assert float(nudge_bound(huber(jnp.ones(2) / 3), unit)) == np.inf
     assert float(nudge_bound(policy_bend(Categorical(2), jnp.asarray(2.0)), unit)) == np.inf
     assert float(nudge_bound(policy_bend(Gaussian(2), jnp.asarray(0.0)), unit)) == np.inf
 
