@@ -45,3 +45,10 @@ def check_range(owner: str, low: float, high: float, **values) -> None:
     for name, value in values.items():
         if isinstance(value, int | float) and not low <= value < high:
             raise InputError(f"{owner}: {name} is {value}: it must be in [{low}, {high})")
+
+
+def check_fraction(owner: str, **values) -> None:
+    """Raises `InputError` for a number outside [0, 1]; arrays (swept values) are let pass."""
+    for name, value in values.items():
+        if isinstance(value, int | float) and not 0 <= value <= 1:
+            raise InputError(f"{owner}: {name} is {value}: it must be in [0, 1]")

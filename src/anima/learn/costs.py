@@ -1,6 +1,7 @@
 """Costs: what an output is worth, for one example. Any differentiable function will do."""
 
 from abc import abstractmethod
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -15,8 +16,11 @@ class AbstractCost(eqx.Module):
     """A cost with a target. `functools.partial(cost, target)` is what assigners take."""
 
     @abstractmethod
-    def __call__(self, target: Float[Array, "..."], output: Inexact[Array, "..."]) -> Scalar:
-        """The cost of `output` where `target` was wanted; both of the output node's shape."""
+    def __call__(self, target: Any, output: Inexact[Array, "..."]) -> Scalar:
+        """The cost of `output` given `target`: what was wanted there, of the output's shape.
+
+        An agent's cost takes another target: what is known of one transition (`act/objectives.py`).
+        """
 
 
 class SquaredError(AbstractCost):
@@ -47,19 +51,19 @@ class CrossEntropy(AbstractCost):
 
 
 class Huber(AbstractCost):
-    """C = sum_i h(y_i - t_i), h(d) = d^2/2 up to |d| = width, width (|d| - width/2) beyond.
+    """C = sum_i h(y_i - t_i), h(d) = d^2/2 up to |d| = delta, delta (|d| - delta/2) beyond.
 
     A squared error whose pull is bounded, as temporal differences want it (Huber, 1964).
     """
 
-    width: float = 1.0
+    delta: float = 1.0
 
     def __check_init__(self):
-        check_positive("Huber", width=self.width)
+        check_positive("Huber", delta=self.delta)
 
     def __call__(self, target: Float[Array, "..."], output: Inexact[Array, "..."]) -> Scalar:
         size = jnp.abs(output - target)
-        inner = jnp.minimum(size, self.width)
+        inner = jnp.minimum(size, self.delta)
         return jnp.sum(inner * (size - inner / 2))
 
 

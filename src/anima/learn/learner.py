@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax.flatten_util import ravel_pytree
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from anima.circuit.circuit import AbstractCircuit, gradient
 from anima.core.types import State, worst
@@ -66,17 +66,19 @@ class Learner(eqx.Module):
         return LearnerState(circuit, self.optimiser.init(learnt), jnp.zeros((), jnp.int32), key)
 
     def step(
-        self, state: LearnerState, batch: tuple[State, Float[Array, "batch ..."]]
+        self, state: LearnerState, batch: tuple[State, PyTree[Array]]
     ) -> tuple[LearnerState, Info]:
         """One update from one batch.
 
-        **Arguments:** `batch`: a clamp whose arrays have a leading batch axis, and the targets.
+        **Arguments:** `batch`: a clamp whose arrays have a leading batch axis, and the targets:
+        what the cost takes, an array or a tree of them, with the same axis.
 
         **Returns:** the new state, and an `Info`: batch means, the largest residual and steps,
         the worst result, and the outputs (batch, ...).
         """
         clamp, target = batch
-        keys = jax.random.split(jax.random.fold_in(state.key, state.step), target.shape[0])
+        examples = jax.tree.leaves(target)[0].shape[0]
+        keys = jax.random.split(jax.random.fold_in(state.key, state.step), examples)
         begin = self._each(
             lambda circuit, cost, clamp, key: self.assigner.begin(circuit, clamp, cost)
         )
@@ -136,7 +138,7 @@ class Learner(eqx.Module):
         self,
         circuit: AbstractCircuit,
         clamp: State,
-        target: Float[Array, "batch ..."],
+        target: PyTree[Array],
         keys: PRNGKeyArray,
     ) -> tuple[AbstractCircuit, Info]:
         """The mean credit of a batch and each example's `Info`, all turns at synapses held."""
@@ -159,7 +161,7 @@ class Learner(eqx.Module):
             infos = eqx.tree_at(
                 lambda i: i.alignment,
                 infos,
-                jnp.full(target.shape[0], self._alignment(credit, circuit, clamp, target, keys)),
+                jnp.full(keys.shape[0], self._alignment(credit, circuit, clamp, target, keys)),
                 is_leaf=lambda x: x is None,
             )
         return credit, (infos, carry)

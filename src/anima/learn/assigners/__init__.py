@@ -17,4 +17,6 @@ from anima.learn.assigners.coding import IncrementalPC as IncrementalPC
 from anima.learn.assigners.coding import NGCRule as NGCRule
 from anima.learn.assigners.coding import PredictiveCoding as PredictiveCoding
 from anima.learn.assigners.propagation import EquilibriumPropagation as EquilibriumPropagation
+from anima.learn.assigners.stability import bend as bend
 from anima.learn.assigners.stability import nudge_bound as nudge_bound
+from anima.learn.assigners.stability import response as response

@@ -1,4 +1,11 @@
-"""How hard an output may be nudged: E + beta C must stay convex where the circuit settled."""
+"""How hard an output may be nudged before the nudged energy loses its minimum.
+
+Around a free minimum the output of a settling circuit answers a force f by S f, where S^-1 is the
+energy's curvature in the output with the hidden nodes following. A nudge lambda C leaves a minimum
+there as long as S^-1 + lambda C'' is positive definite; a cost that bends downwards by at most b
+is therefore safe for lambda < 1/(b lambda_max(S)). Policy costs of a negative advantage do bend
+downwards.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -8,39 +15,45 @@ from jaxtyping import Array, Float, Int
 
 from anima.circuit.circuit import AbstractCircuit
 from anima.core.errors import InputError
-from anima.core.types import Cost, Result, State
+from anima.core.types import Cost, Result, Scalar, State
 
 
-def nudge_bound(circuit: AbstractCircuit, state: State, clamp: State, cost: Cost) -> float:
-    """The largest beta for which S^-1 + beta C'' is positive definite at a free equilibrium.
+def response(circuit: AbstractCircuit, clamp: State, state: State) -> Float[Array, "n n"]:
+    """S: how far the settled output (flattened) moves per unit of force on it.
 
-    S = [(d2E/dz2)^-1]_output,output is the covariance that the circuit ascribes to its output (for
-    predictive circuits Sigma_out + sum_k J_k Sigma_k J_k^T). A cost that is concave in some
-    direction, such as a policy's log-probability times a negative advantage, pushes the output
-    away without limit beyond 1 / lambda_max(-S C''). It builds whole Hessians: a diagnostic.
+    The output's block of the inverse Hessian of the energy in the free nodes; for a linear
+    predictive circuit Sigma_out + sum_k J_k Sigma_k J_k^T, the covariance it ascribes to its
+    output. Bounds on activities are ignored, and can only make the response smaller. A diagnosis,
+    not a local rule: it costs one Hessian and its inverse.
 
-    **Arguments:** `state`, where the free phase ended; `clamp`, what was clamped in it.
-
-    **Returns:** the bound for beta > 0; infinite for convex costs, 0 where E itself is not convex.
+    **Arguments:** `clamp`, what is held; `state`, a full state, best a settled one.
     """
-    covariance = ascribed(circuit, state, clamp)
-    if not bool(jnp.all(jnp.linalg.eigvalsh(covariance) > 0)):
-        return 0.0
-    output = state["output"]
-    bend = jax.hessian(lambda y: cost(y.reshape(output.shape)))(output.ravel())
-    root = jnp.linalg.cholesky(covariance)
-    steepest = -float(jnp.min(jnp.linalg.eigvalsh(root.T @ bend @ root)))
-    return 1 / steepest if steepest > 0 else float("inf")
-
-
-def ascribed(circuit: AbstractCircuit, state: State, clamp: State) -> Float[Array, "n n"]:
-    """S: how far the output gives way to a force on it, everything else following."""
     free = {name: value for name, value in state.items() if name not in clamp}
-    flat, unravel = ravel_pytree(free)
-    stiff = jax.hessian(lambda flat: circuit.energy({**clamp, **unravel(flat)}))(flat)
-    which = {name: jnp.full(jnp.shape(z), name == "output") for name, z in free.items()}
-    (index,) = jnp.nonzero(ravel_pytree(which)[0])
-    return jnp.linalg.inv(stiff)[jnp.ix_(index, index)]
+    hidden = {name: value for name, value in free.items() if name != "output"}
+    flat, unravel = ravel_pytree((hidden, free["output"]))
+
+    def energy(flat):
+        hidden, output = unravel(flat)
+        return circuit.energy({**clamp, **hidden, "output": output})
+
+    size = free["output"].size
+    return jnp.linalg.inv(jax.hessian(energy)(flat))[-size:, -size:]
+
+
+def bend(cost: Cost, output: Float[Array, "..."]) -> Scalar:
+    """How far `cost` bends downwards at `output`: max(0, -smallest eigenvalue of C''). Local."""
+    flat, unravel = ravel_pytree(output)
+    hessian = jax.hessian(lambda y: cost(unravel(y)))(flat)
+    return jnp.maximum(-jnp.linalg.eigvalsh(hessian)[0], 0.0)
+
+
+def nudge_bound(bend: Scalar, response: Float[Array, "n n"]) -> Scalar:
+    """Nudges lambda below 1/(bend lambda_max(S)) keep a minimum; infinite if the cost is convex.
+
+    **Arguments:** `bend`, from `policy_bend` (holds everywhere) or `bend` (holds at one output);
+    `response`, S. At A = 0 and an unbounded head the bound is infinite too: there is no cost.
+    """
+    return 1 / (bend * jnp.linalg.eigvalsh(response)[-1])
 
 
 def refuse_unstable(
@@ -52,9 +65,9 @@ def refuse_unstable(
     """
     if isinstance(result, Tracer) or int(result) != Result.UNSTABLE:
         return
-    free = assigner.predict(circuit, clamp)
-    bound = nudge_bound(circuit, free.state, clamp, cost)
+    free = assigner.predict(circuit, clamp).state
+    bound = nudge_bound(bend(cost, free["output"]), response(circuit, clamp, free))
     raise InputError(
         f"{type(assigner).__name__}: the nudge ran away; this cost on this circuit is stable up to "
-        f"{bound:.3g} (and more steps may be needed near it): nudge less, or linearise the cost"
+        f"{float(bound):.3g}: nudge less, or linearise the cost"
     )

@@ -1,0 +1,1 @@
+"""HOW it acts: policy heads, estimators of worth, objectives, the REINFORCE synapse."""
