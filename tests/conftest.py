@@ -20,7 +20,7 @@ from anima.circuit.graph import Dense, Node, edge, edges
 from anima.circuit.predictive import Predictive
 from anima.core.functions import activation
 
-LAWS = ("core", "circuit", "settle", "learn", "act", "test_testing.py")
+LAWS = ("core", "circuit", "settle", "learn", "act", "test_testing.py", "test_laws.py")
 HERE = Path(__file__).parent
 
 

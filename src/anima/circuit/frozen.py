@@ -53,10 +53,10 @@ class Frozen(AbstractCircuit):
         }
 
     def curvature(self) -> State:
+        """Pi_n itself where it is a number or a diagonal, else its largest eigenvalue's bound."""
         precision = self.circuit.precision
-        return {
-            node.name: jnp.asarray(largest(precision.get(node.name, 1.0))) for node in self.nodes
-        }
+        own = {node.name: precision.get(node.name, 1.0) for node in self.nodes}
+        return {n: jnp.asarray(largest(p) if jnp.ndim(p) == 2 else p) for n, p in own.items()}
 
     def blocks(self) -> tuple[tuple[str, ...], ...]:
         return colouring(self.nodes, moral=False)

@@ -217,16 +217,21 @@ class Learner(eqx.Module):
         the accuracy: the share of examples whose largest output is where their target's is.
         """
 
-        def advance(state, rows):
+        moving, still = eqx.partition(state, eqx.is_array)
+
+        def advance(moving, rows):
+            state = eqx.combine(moving, still)
             seen, wanted = inputs[rows], targets[rows]
             if augment is not None:
                 key = jax.random.fold_in(jax.random.fold_in(state.key, _AUGMENT), state.step)
                 seen = jax.vmap(augment)(seen, jax.random.split(key, rows.shape[0]))
             state, info = self.step(state, ({"input": seen}, wanted))
             hits = jnp.argmax(info.output, -1) == jnp.argmax(wanted, -1)
-            return state, eqx.tree_at(lambda i: i.output, info, jnp.mean(hits))
+            info = eqx.tree_at(lambda i: i.output, info, jnp.mean(hits))
+            return eqx.filter(state, eqx.is_array), info
 
-        return jax.lax.scan(advance, state, order)
+        moving, infos = jax.lax.scan(advance, moving, order)
+        return eqx.combine(moving, still), infos
 
     def predict(self, circuit: AbstractCircuit, clamp: State) -> Float[Array, "batch ..."]:
         """The outputs for a batch of clamps, without noise and without a teacher."""

@@ -27,7 +27,7 @@ from anima.learn.assigners.base import (
 )
 from anima.learn.costs import check_cost
 from anima.settle.settle import settle, trace
-from anima.settle.solvers import AbstractSolver, Euler
+from anima.settle.solvers import AbstractSolver, Euler, EvenOdd
 
 
 class PredictiveCoding(AbstractAssigner):
@@ -153,13 +153,13 @@ class FixedPrediction(AbstractAssigner):
     """Predictive coding with predictions and slopes frozen at the sweep: exactly backprop.
 
     With the output clamped at y - Sigma dC/dy the frozen circuit is linear, and where it settles
-    Pi_n eps_n = -dC/dmu_n at every node (Millidge et al., 2022). With Euler(1) it settles in as
-    many steps as the circuit is deep.
+    Pi_n eps_n = -dC/dmu_n at every node (Millidge et al., 2022). With precisions that are numbers
+    or diagonals it settles in as many steps as the circuit is deep.
 
     `solver`, `max_steps`, `tol`: how the frozen circuit settles.
     """
 
-    solver: AbstractSolver = Euler(1.0)
+    solver: AbstractSolver = EvenOdd()
     max_steps: int = 20
     tol: float = 0.0
 
