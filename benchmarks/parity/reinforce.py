@@ -72,13 +72,14 @@ def trace(name: str) -> list[dict[str, np.ndarray]]:
 
 
 def main() -> None:
-    """Writes all cases to `OUT`."""
-    rows = {
-        name: [{key: value.tolist() for key, value in row.items()} for row in trace(name)]
-        for name in CASES
-    }
-    OUT.write_text(json.dumps({"ngclearn": version("ngclearn"), "cases": rows}, indent=1) + "\n")
-    print(f"{OUT.name}: {', '.join(rows)} from ngclearn {version('ngclearn')}")
+    """Writes all cases to `OUT`, a line for each step."""
+    cases = []
+    for name in CASES:
+        rows = [{key: value.tolist() for key, value in row.items()} for row in trace(name)]
+        cases.append(f'"{name}": [\n' + ",\n".join(map(json.dumps, rows)) + "]")
+    body = ",\n".join(cases)
+    OUT.write_text(f'{{"ngclearn": "{version("ngclearn")}", "cases": {{\n{body}}}}}\n')
+    print(f"{OUT.name}: {', '.join(CASES)} from ngclearn {version('ngclearn')}")
 
 
 if __name__ == "__main__":

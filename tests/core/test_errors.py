@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 import pytest
 
-from anima.core.errors import InputError, check_positive, check_range, nearest, pick
+from anima.core.errors import InputError, check_fraction, check_positive, check_range, nearest, pick
 
 
 def test_nearest_guesses_and_lists():
@@ -30,6 +30,13 @@ def test_out_of_range(value):
         check_range("noise", 0, 1, rate=value)
 
 
+@pytest.mark.parametrize("value", [-0.1, 1.5, float("nan")])
+def test_no_fraction(value):
+    with pytest.raises(InputError, match=rf"gae: discount is {value}: it must be in \[0, 1\]"):
+        check_fraction("gae", discount=value)
+
+
 def test_good_numbers_and_swept_arrays_pass():
     check_positive("Euler", dt=0.1, bound=None, swept=jnp.asarray([-1.0]))
+    check_fraction("gae", discount=1, decay=0.0, swept=jnp.asarray([2.0]))
     check_range("noise", 0, 1, rate=0, other=0.999, swept=jnp.asarray([2.0]))

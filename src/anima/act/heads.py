@@ -9,6 +9,7 @@ from abc import abstractmethod
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from anima.core.errors import InputError, check_positive
@@ -181,7 +182,7 @@ class SquashedGaussian(AbstractHead):
                     f"SquashedGaussian: an end of the range has shape {jnp.shape(end)}: give a "
                     f"number or one for each of the {self.gaussian.size} dimensions"
                 )
-        traced = any(isinstance(end, jax.core.Tracer) for end in (self.low, self.high))
+        traced = any(isinstance(end, Tracer) for end in (self.low, self.high))
         finite = traced or bool(jnp.all(jnp.isfinite(jnp.asarray(self.high) - self.low)))
         if not finite or not (traced or bool(jnp.all(jnp.asarray(self.low) < self.high))):
             raise InputError(

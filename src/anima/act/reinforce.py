@@ -186,8 +186,12 @@ class Reinforce(eqx.Module):
     def _drives(
         self, active: Float[Array, " inputs"]
     ) -> tuple[Float[Array, " actions"], Float[Array, " actions"]]:
+        """(a W_mu, a W_sigma); where sigma is fixed nothing reads the second."""
         drive = active @ self.weights
-        return (drive, drive) if self.std is not None else tuple(jnp.split(drive, 2))
+        if self.std is not None:
+            return drive, drive
+        mean, log_std = jnp.split(drive, 2)
+        return mean, log_std
 
     def _std(self, log_std: Float[Array, " actions"]) -> Float[Array, " actions"]:
         if self.std is not None:
