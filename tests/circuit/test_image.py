@@ -13,7 +13,14 @@ from anima.circuit.image import Conv, Convolution, Pool, spectral
 from anima.core.errors import InputError
 
 KEY = jax.random.key(0)
-CASES = [(3, 1, 0), (3, 1, 1), (2, 2, 0), (3, 2, 2), (1, 3, 0), (5, 1, 2)]  # kernel, stride, padding
+CASES = [
+    (3, 1, 0),
+    (3, 1, 1),
+    (2, 2, 0),
+    (3, 2, 2),
+    (1, 3, 0),
+    (5, 1, 2),
+]  # kernel, stride, padding
 
 
 def drawn(getkey, kernel=3, stride=1, padding=1, channels=(2, 3)):

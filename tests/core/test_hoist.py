@@ -110,11 +110,8 @@ def images_read(jaxpr, inside=False) -> set[tuple[int, ...]]:
     found = set()
     for equation in jaxpr.eqns:
         within = inside or equation.primitive.name in ("while", "scan")
-        if equation.primitive.name == "conv_general_dilated" and inside:
-            layout = equation.params["dimension_numbers"].lhs_spec
-            shape = equation.invars[0].aval.shape
-            batch, channels, *space = (shape[axis] for axis in layout)
-            found.add((*space, channels))
+        if equation.primitive.name == "convolve" and inside:
+            found.add(equation.invars[0].aval.shape[1:])
         for inner in jaxprs_in_params(equation.params):
             found |= images_read(inner, within)
     return found

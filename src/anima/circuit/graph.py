@@ -56,7 +56,7 @@ class AbstractSynapse(eqx.Module):
 
     @abstractmethod
     def norm(self) -> Scalar:
-        """An upper bound on the map's largest singular value (if not linear: Lipschitz constant)."""
+        """An upper bound on the map's largest singular value, or on its Lipschitz constant."""
 
 
 class Dense(AbstractSynapse):

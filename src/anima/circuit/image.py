@@ -2,10 +2,10 @@
 
 Images are (height, width, channels), channels last, as data sets store them. A convolution moves
 one small kernel over its image; a pool wraps any synapse whose drive is an image and keeps the
-largest or the mean of each window. Both act *inside* the interaction of two nodes, <s_j, P(K * s_i)>
-in a symmetric circuit, so that what j sends back to i is the transposed convolution of the
-unpooling, with each value routed to where its maximum was (Ernoult et al., 2019; Laborieux et al.,
-2021). Nothing here says so: it is the gradient of the energy.
+largest or the mean of each window. Both act *inside* the interaction of two nodes, which in a
+symmetric circuit is <s_j, P(K * s_i)>: what j sends back to i is the transposed convolution of
+the unpooling, with each value routed to where its maximum was (Ernoult et al., 2019; Laborieux et
+al., 2021). Nothing here says so: it is the gradient of the energy.
 """
 
 import dataclasses
@@ -20,6 +20,7 @@ from jax import lax
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from anima.circuit.graph import AbstractSynapse, Dense, Node, chain, edge
+from anima.core.convolve import convolve
 from anima.core.errors import InputError, pick
 from anima.core.functions import Activation
 from anima.core.types import Scalar
@@ -55,15 +56,7 @@ class Conv(AbstractSynapse):
             )
         for size, window in zip(rate.shape, kernel, strict=False):
             windows(size, window, self.stride, self.padding)
-        around = (self.padding, self.padding)
-        drive = lax.conv_general_dilated(
-            rate[None],
-            self.weight,
-            window_strides=(self.stride, self.stride),
-            padding=(around, around),
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        )
-        return drive[0]
+        return convolve(rate[None], self.weight, self.stride, self.padding)[0]
 
     def norm(self) -> Scalar:
         """The norm over all frequencies of the kernel's Fourier transform, from above.
@@ -75,7 +68,9 @@ class Conv(AbstractSynapse):
         """
         kernel, grid = self.weight.shape[:2], [4 * k for k in self.weight.shape[:2]]
         symbol = jnp.fft.rfft2(self.weight, grid, axes=(0, 1))
-        missed = math.prod(math.cos(math.pi * (k // 2) / n) for k, n in zip(kernel, grid, strict=True))
+        missed = math.prod(
+            math.cos(math.pi * (k // 2) / n) for k, n in zip(kernel, grid, strict=True)
+        )
         return jnp.max(spectral(symbol)) / missed
 
 

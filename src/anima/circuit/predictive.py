@@ -94,9 +94,7 @@ class Predictive(AbstractCircuit):
 
         **Raises:** `InputError` for a layer that does not fit on the one before it.
         """
-        nodes, synapses = stack(
-            shape, layers, _activation(activation), identity, _fan_in, key=key
-        )
+        nodes, synapses = stack(shape, layers, _activation(activation), identity, _fan_in, key=key)
         return cls._born(nodes, synapses, _activation(output), prior=False)
 
     @classmethod
