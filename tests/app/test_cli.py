@@ -196,6 +196,7 @@ def test_the_report_names_a_command_that_makes_the_run_again(finished):
     assert (options.data, options.seed, again) == ("digits", 3, config)
     table = configs.as_table(config) | {"assigner": {"name": "backprop"}}
     table["cost"] = {"name": "squared"}
+    table["circuit"]["hidden"] = [{"channels": 2, "kernel": 3, "pool": "max"}, 5]
     config = configs.resolve(table)
     options = cli._parse(shlex.split(_command(header, types.SimpleNamespace(config=config)))[1:])
     assert (
@@ -329,11 +330,12 @@ def test_an_absurd_rate_stops_with_step_residual_and_remedy(tmp_path, capsys):
     assert not (run / "weights.safetensors").exists()
 
 
-def test_images_of_any_shape_from_a_folder_that_moves(tmp_path, capsys, monkeypatch):
+@pytest.mark.parametrize("hidden", ["[6]", "[{channels=2, kernel=3, pool='max'}, 6]"])
+def test_images_of_any_shape_from_a_folder_that_moves(hidden, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     idx_folder(tmp_path / "my data" / "colour", (5, 7, 3))
     options = [
-        *("--set", "circuit.hidden=[6]"),
+        *("--set", f"circuit.hidden={hidden}"),
         *("--set", "assigner={name='backprop'}"),
         *("--set", "train.batch=30"),
         *("--set", "noise={}"),
@@ -398,6 +400,10 @@ def test_images_of_any_shape_from_a_folder_that_moves(tmp_path, capsys, monkeypa
         (["learn", "digits", "--set", "assigner.tol=-1"], "assigner.tol is -1"),
         (["learn", "digits", "--set", "circuit.hidden=[0]"], "sizes must be positive"),
         (["learn", "digits", "--set", "circuit.hidden=[8,-8]"], "sizes must be positive"),
+        (
+            ["learn", "digits", "--set", "circuit.hidden=[{channels=2,kernel=9}]"],
+            "window of 9 does",
+        ),
         (["learn", "digits", "--set", "circuit.activation=tahn"], "did you mean 'tanh'"),
         (["learn", "digits", "--set", "noise.hiden=0.1"], "did you mean 'hidden'"),
         (["learn", "digits", "--set", "noise.hidden=1"], "silence rate"),

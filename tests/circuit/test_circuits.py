@@ -8,6 +8,7 @@ import pytest
 
 from anima import NGC, Hopfield, Predictive
 from anima.circuit.graph import Dense, Node, edge, edges
+from anima.circuit.image import Convolution
 from anima.core.functions import activation
 from anima.testing import check_circuit
 
@@ -47,6 +48,14 @@ def test_predictive():
 
 def test_predictive_graph(diamond):
     check_circuit(diamond)
+
+
+@pytest.mark.parametrize("family", [Hopfield, Predictive])
+def test_convolutional(family):
+    """A max pool, then a mean of windows that overlap."""
+    layers = [Convolution(2, 3, padding=1, pool="max"), Convolution(2, 2, 1, 1, "average", 2, 1), 2]
+    circuit = family.conv((6, 6, 1), layers, key=KEY)
+    check_circuit(circuit, directed=family is Predictive)
 
 
 def test_ngc_in_the_papers_form():

@@ -9,6 +9,7 @@ import pytest
 from jax.extend.core import jaxprs_in_params
 
 from anima import Anderson, Euler, EvenOdd, Hopfield, Predictive, settle
+from anima.circuit.image import Convolution
 from anima.core.hoist import hoist
 
 SIZES = [17, 5, 4, 2]  # 17: a size no other dimension has
@@ -102,3 +103,25 @@ def test_without_hoisting_the_drive_would_be_inside(family, getkey, monkeypatch)
     module = sys.modules[settle.__module__]  # `anima.settle` is the function
     monkeypatch.setattr(module, "hoist", lambda function, example: function)
     assert SIZES[0] in in_the_loop(family.mlp(SIZES, key=getkey()), Euler(), False)
+
+
+def images_read(jaxpr, inside=False) -> set[tuple[int, ...]]:
+    """The shapes, without batches, of what is convolved inside `while` loops."""
+    found = set()
+    for equation in jaxpr.eqns:
+        within = inside or equation.primitive.name in ("while", "scan")
+        if equation.primitive.name == "convolve" and inside:
+            found.add(equation.invars[0].aval.shape[1:])
+        for inner in jaxprs_in_params(equation.params):
+            found |= images_read(inner, within)
+    return found
+
+
+@pytest.mark.parametrize("family", [Hopfield, Predictive])
+def test_clamped_pixels_are_convolved_outside_the_loop(family, getkey):
+    layers = [Convolution(3, 2, pool="max"), Convolution(2, 3), 2]
+    circuit = family.conv((7, 7, 1), layers, key=getkey())
+    run = lambda x: settle(circuit, {"input": x}, solver=EvenOdd()).state["h1"]
+    found = images_read(jax.make_jaxpr(jax.vmap(run))(jnp.ones((4, 7, 7, 1))).jaxpr)
+    assert (3, 3, 3) in found, "the convolution of h1 is not seen: this test sees nothing"
+    assert (7, 7, 1) not in found

@@ -28,6 +28,7 @@ from anima import (
     settle,
 )
 from anima.circuit.graph import Dense
+from anima.circuit.image import Convolution
 from anima.testing import check_assigner, cosine, true_gradient
 
 SIZES = [3, 5, 4, 2]
@@ -200,6 +201,18 @@ def test_learned_feedback_near_the_transpose_keeps_the_angle():
 
 def test_eqprop_on_hopfield():
     check_assigner(propagation(0.05), hopfield(), least=0.999)
+
+
+@pytest.mark.parametrize("family", [Hopfield, Predictive])
+def test_eqprop_on_images(family):
+    """Pools of both kinds, no unit at a bound and no two equals: a smooth fixed point."""
+    layers = [Convolution(2, 2, pool="max", pool_stride=1), Convolution(1, 2, 1, 1, "average"), 2]
+    circuit = family.conv((4, 4, 1), layers, activation="tanh", key=KEY)
+    if family is Hopfield:
+        circuit = Hopfield.conv((4, 4, 1), layers, scale=0.3, key=KEY)
+        half = {n: jnp.full_like(b, 0.5) for n, b in circuit.biases.items()}
+        circuit = Hopfield(circuit.nodes, circuit.synapses, half)
+    check_assigner(propagation(0.05), circuit, least=0.999)
 
 
 def test_one_sided_eqprop():

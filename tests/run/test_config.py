@@ -27,11 +27,11 @@ def numbers(table, path=""):
             yield path + key
 
 
-def built(config, pixels=35, classes=3):
+def built(config, shape=(5, 7), classes=3):
     """The learner and its twin, with shapes for arrays: nothing is compiled."""
 
     def build(key):
-        circuit = configs.build_circuit(config, pixels, classes, key)
+        circuit = configs.build_circuit(config, shape, classes, key)
         return configs.build_learner(config, circuit, 5), configs.build_twin(config, circuit, 5)
 
     return eqx.filter_eval_shape(build, jax.random.key(0))
@@ -41,11 +41,11 @@ def built(config, pixels=35, classes=3):
 def test_every_preset_resolves_builds_and_round_trips(preset):
     config = resolve(read_preset(preset))
     assert resolve(as_table(config)) == config
-    learner, twin = built(config, 64, 10)
-    assert [node.shape for node in learner.circuit.nodes][:: len(config.circuit["hidden"]) + 1] == [
-        (64,),
-        (10,),
-    ]
+    conv = any(isinstance(layer, dict) for layer in config.circuit["hidden"])
+    learner, twin = built(config, (28, 28), 10)
+    shapes = [node.shape for node in learner.circuit.nodes]
+    assert shapes[0] == ((28, 28, 1) if conv else (784,)) and shapes[-1] == (10,)
+    assert len(shapes) == len(config.circuit["hidden"]) + 2
     assert type(twin.assigner).__name__ == "Backprop"
 
 
@@ -56,6 +56,42 @@ def test_what_is_written_to_the_run_is_what_is_read_back():
     table = tomllib.loads(configs.dump(config, {"seed": 3}))
     assert table.pop("run") == {"seed": 3}
     assert resolve(table) == config
+
+
+def test_hidden_layers_may_convolve_and_say_so_in_full():
+    import tomllib
+
+    hidden = "circuit.hidden=[{channels=4, kernel=3, pool='max'}, 9]"
+    config = resolve(override(read_preset(EQPROP), [hidden]))
+    layer = dict(channels=4, kernel=3, stride=1, padding=0, pool="max", pool_size=2)
+    assert config.circuit["hidden"] == [layer, 9]
+    table = tomllib.loads(configs.dump(config, {}))
+    table.pop("run")
+    assert resolve(table) == config
+    learner, _ = built(config, (8, 7))
+    shapes = [node.shape for node in learner.circuit.nodes]
+    assert shapes == [(8, 7, 1), (3, 2, 4), (9,), (3,)]
+
+
+@pytest.mark.parametrize(
+    ("hidden", "message"),
+    [
+        ("[{channels=4, kernel=3, stide=2}]", "unknown key circuit.hidden.stide: did you mean"),
+        ("[{channels=4}]", "circuit.hidden needs kernel"),
+        ("[{channels=4, kernel='three'}]", "circuit.hidden.kernel is 'three'"),
+        ("[{channels=4, kernel=3, stride=0}]", "stride is 0"),
+        ("[{channels=4, kernel=3, pool='mean'}]", "unknown pool 'mean'"),
+        ("[{channels=4, kernel=3}, 0]", "sizes must be positive"),
+        ("[{channels=4, kernel=3}, 'nine']", "circuit.hidden is 'nine'"),
+    ],
+)
+def test_a_layer_that_cannot_be_is_refused(hidden, message):
+    assert message in refusal(f"circuit.hidden={hidden}")
+
+
+def test_a_family_without_convolutions_is_refused():
+    message = refusal("circuit.hidden=[{channels=4, kernel=3}]", NGC)
+    assert "'ngc' does not: use one of hopfield, predictive" in message
 
 
 def test_an_empty_table_gives_the_defaults_of_the_classes():

@@ -98,7 +98,7 @@ def test_loading_gives_the_weights_that_were_saved(tmp_path, small, data):
     begin(tmp_path, small, data)
     with pytest.raises(InputError, match="no weights yet: finish it with `anima resume"):
         anima.load(tmp_path)
-    learnt = configs.build_circuit(small, 35, 3, jax.random.key(9))
+    learnt = configs.build_circuit(small, (5, 7), 3, jax.random.key(9))
     save_weights(tmp_path / "weights.safetensors", learnt)
     trained = anima.load(str(tmp_path))
     assert eqx.tree_equal(trained.circuit, learnt) and trained.twin is None

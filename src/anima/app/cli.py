@@ -108,7 +108,7 @@ def evaluate(options: argparse.Namespace) -> int:
     if out:
         folder.check_free(out)
     data = _data(header, options.data_dir)
-    images = data.test_images.reshape(len(data.test_images), -1)
+    images = data.test_images
     judge = lambda learner: accuracy(learner, learner.circuit, images, data.test_labels)
     right = judge(trained.learner)
     result = {

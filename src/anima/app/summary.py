@@ -15,9 +15,10 @@ import anima.run.config as configs
 from anima.app import figures
 from anima.app.report import write_report
 from anima.circuit.circuit import AbstractCircuit
+from anima.circuit.image import Conv, Pool
 from anima.learn.assigners import EquilibriumPropagation
 from anima.learn.learner import Learner
-from anima.run.evaluate import accuracy, confusion
+from anima.run.evaluate import accuracy, as_inputs, confusion
 from anima.run.folder import Header
 from anima.run.train import Outcome, Training
 from anima.settle.settle import trace
@@ -31,8 +32,8 @@ def write_summary(
 
     **Returns:** the result (the keys of the command's JSON) and the report's path.
     """
-    images = data.test_images.reshape(len(data.test_images), -1)
     circuit = outcome.lives.circuit.circuit
+    images = as_inputs(circuit, data.test_images)
     right = accuracy(training.learner, circuit, images, data.test_labels)
     twin = None
     if training.twin is not None and outcome.lives.twin is not None:
@@ -63,10 +64,11 @@ def _facts(result, header: Header, training: Training, outcome: Outcome) -> list
     if result["twin_accuracy"] is not None:
         facts.append(("Backprop twin, equal size", f"{100 * result['twin_accuracy']:.2f}%"))
     config = training.config
-    sizes = [len(training.inputs[0]), *config.circuit["hidden"], header.classes]
+    nodes = training.learner.circuit.nodes
+    sizes = ["x".join(map(str, node.shape)) for node in nodes]
     return [
         *facts,
-        ("Circuit", f"{config.circuit['family']} {'-'.join(map(str, sizes))}"),
+        ("Circuit", f"{config.circuit['family']} {'-'.join(sizes)}"),
         ("Credit", config.assigner["name"]),
         ("Epochs", str(config.train.epochs)),
         ("Last residual", f"{last['residual']:.2g}"),
@@ -101,6 +103,8 @@ def _changes(section: str, before: dict[str, Any], now: dict[str, Any]) -> list[
 def _toml(value: Any) -> str:
     if isinstance(value, dict):
         return "{" + ", ".join(f"{key} = {_toml(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(_toml(item) for item in value) + "]"
     if isinstance(value, bool):
         return str(value).lower()
     return json.dumps(value) if isinstance(value, str) else str(value)
@@ -126,14 +130,23 @@ def _figures(training: Training, outcome: Outcome, data: Data, images: np.ndarra
             "Test examples by true class (rows) and answer (columns).",
         ),
     }
-    first = circuit.nodes[1].name
-    shape: Any = tuple(header.shape)
-    weight = np.asarray(circuit.synapses[f"input->{first}"].weight)
+    first = circuit.synapses[f"input->{circuit.nodes[1].name}"]
     drawn["receptive-fields"] = (
-        figures.receptive_fields(weight, shape),
+        figures.receptive_fields(*_fields(first, tuple(header.shape))),
         "The synapses of first-layer units, as images: what each looks for.",
     )
     return drawn
+
+
+def _fields(synapse: Any, shape: tuple[int, ...]) -> tuple[np.ndarray, Any]:
+    """The weights that each unit looks through, (pixels, units), and the shape of what it sees."""
+    if isinstance(synapse, Pool):
+        return _fields(synapse.inner, shape)
+    weight = np.asarray(synapse.weight)
+    if not isinstance(synapse, Conv):
+        return weight, shape
+    *window, channels, units = weight.shape
+    return weight.reshape(-1, units), (*window, channels) if channels > 1 else tuple(window)
 
 
 def _settling(learner: Learner, circuit: AbstractCircuit, image: np.ndarray, wanted: np.ndarray):

@@ -44,7 +44,11 @@ class Node:
 
 
 class AbstractSynapse(eqx.Module):
-    """A map, linear in its own weights, from one node's rates to a drive on another."""
+    """A map from one node's rates to a drive on another, linear in its own weights.
+
+    A max pool makes it linear piece by piece; whatever holds for linear maps then holds as long
+    as the winners stay the same.
+    """
 
     @abstractmethod
     def __call__(self, rate: Inexact[Array, "..."]) -> Inexact[Array, "..."]:
@@ -52,16 +56,16 @@ class AbstractSynapse(eqx.Module):
 
     @abstractmethod
     def norm(self) -> Scalar:
-        """An upper bound on the map's largest singular value."""
+        """An upper bound on the map's largest singular value, or on its Lipschitz constant."""
 
 
 class Dense(AbstractSynapse):
-    """z W, every unit to every unit: `weight` is (pre, post)."""
+    """z W, every unit to every unit: `weight` is (pre, post). An image is read row by row."""
 
     weight: Float[Array, "pre post"]
 
-    def __call__(self, rate: Inexact[Array, " pre"]) -> Inexact[Array, " post"]:
-        return rate @ self.weight
+    def __call__(self, rate: Inexact[Array, "..."]) -> Inexact[Array, " post"]:
+        return jnp.ravel(rate) @ self.weight
 
     def norm(self) -> Scalar:
         """sqrt(|W|_1 |W|_inf), which bounds the spectral norm."""
@@ -97,21 +101,24 @@ def check_nodes(nodes: Sequence[Node]) -> None:
         seen.add(node.name)
 
 
-def chain(sizes: Sequence[int], activation: Activation, output: Activation) -> tuple[Node, ...]:
+def chain(
+    sizes: Sequence[int | tuple[int, ...]], activation: Activation, output: Activation
+) -> tuple[Node, ...]:
     """The nodes `input`, `h1`, `h2`, ..., `output` of a multilayer circuit, each fed by the last.
 
-    **Arguments:** `sizes`, at least two positive integers, input first; `activation` for hidden
-    nodes; `output` for the output node. The input node's is the identity.
+    **Arguments:** `sizes`, at least two positive integers (or shapes of them), input first;
+    `activation` for hidden nodes; `output` for the output node. The input node's is the identity.
     """
     sizes = list(sizes)
-    if len(sizes) < 2 or any(not isinstance(n, int) or n < 1 for n in sizes):
+    shapes = [size if isinstance(size, tuple) else (size,) for size in sizes]
+    if len(sizes) < 2 or any(not isinstance(n, int) or n < 1 for shape in shapes for n in shape):
         raise InputError(f"sizes {sizes} must be at least two positive integers, input first")
     names = ["input", *(f"h{i}" for i in range(1, len(sizes) - 1)), "output"]
     functions = [identity, *[activation] * (len(sizes) - 2), output]
     parents: list[tuple[str, ...]] = [(), *((name,) for name in names[:-1])]
     return tuple(
-        Node(name, (size,), above, function)
-        for name, size, above, function in zip(names, sizes, parents, functions, strict=True)
+        Node(name, shape, above, function)
+        for name, shape, above, function in zip(names, shapes, parents, functions, strict=True)
     )
 
 

@@ -5,8 +5,15 @@
 Hidden activities live in [0, 1] by projection; the output is linear, since an output that can
 saturate stops learning. With its neighbours held a node's minimiser is project(drive), exactly.
 Hopfield (1984); Scellier and Bengio (2017).
+
+W may convolve and pool. A node that sends into a max pool has a drive that depends on itself, by
+who wins: project(drive) is then no longer its minimiser, but it is that of an upper bound on the
+energy which touches it where the node is, since -<s_j, max(...)> is concave for s_j >= 0 (as
+hidden activities are). So the step still never raises the energy (the concave-convex procedure,
+Yuille and Rangarajan, 2003).
 """
 
+import math
 from collections.abc import Sequence
 
 import equinox as eqx
@@ -16,6 +23,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from anima.circuit.circuit import AbstractCircuit
 from anima.circuit.graph import AbstractSynapse, Node, chain, check_nodes, colouring, draw, edge
+from anima.circuit.image import Convolution, Sample, stack
 from anima.core.functions import Activation, identity
 from anima.core.functions import activation as named
 from anima.core.types import Scalar, State
@@ -57,15 +65,36 @@ class Hopfield(AbstractCircuit):
         **Raises:** `InputError` for bad sizes or activations.
         """
         nodes = chain(sizes, named(activation), identity)
+        return cls._born(nodes, draw(nodes, _uniform(scale), key=key))
 
-        def sample(key, shape):
-            return jax.random.uniform(key, shape, minval=-1.0) * scale / jnp.sqrt(shape[0])
+    @classmethod
+    def conv(
+        cls,
+        shape: tuple[int, int, int],
+        layers: Sequence[Convolution | int],
+        *,
+        activation: str | Activation = "hard_sigmoid",
+        scale: float = 0.7,
+        key: PRNGKeyArray,
+    ) -> "Hopfield":
+        """`input` - `h1` - ... - `output` on images: convolutions, then dense layers.
 
-        return cls(
-            nodes=nodes,
-            synapses=draw(nodes, sample, key=key),
-            biases={node.name: jnp.zeros(node.shape) for node in nodes},
-        )
+        **Arguments:** `shape`, of the images: (height, width, channels); `layers`, one for each
+        later node, a `Convolution` or a number of units, the output's last; the rest as for
+        `mlp`, n_pre being the size of a kernel's window.
+
+        **Raises:** `InputError` for a layer that does not fit on the one before it.
+
+        >>> layers = [Convolution(16, 5, padding=2, pool="max"), 10]
+        >>> Hopfield.conv((28, 28, 1), layers, key=jax.random.key(0)).node("h1").shape
+        (14, 14, 16)
+        """
+        sample = _uniform(scale)
+        return cls._born(*stack(shape, layers, named(activation), identity, sample, key=key))
+
+    @classmethod
+    def _born(cls, nodes: tuple[Node, ...], synapses: dict[str, AbstractSynapse]) -> "Hopfield":
+        return cls(nodes, synapses, {node.name: jnp.zeros(node.shape) for node in nodes})
 
     def energy(self, state: State) -> Scalar:
         """E(s) = 1/2 sum |s|^2 - sum <s_j, W_ij s_i> - sum <b, s>.
@@ -130,3 +159,13 @@ class Hopfield(AbstractCircuit):
 
     def _edges(self) -> list[tuple[str, str]]:
         return [(parent, node.name) for node in self.nodes for parent in node.parents]
+
+
+def _uniform(scale: float) -> Sample:
+    """Weights from U(-scale, scale) / sqrt(n_pre)."""
+
+    def sample(key: PRNGKeyArray, shape: tuple[int, ...]) -> Float[Array, "..."]:
+        drawn = jax.random.uniform(key, shape, minval=-1.0)
+        return drawn * scale / math.sqrt(math.prod(shape[:-1]))
+
+    return sample

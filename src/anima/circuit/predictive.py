@@ -8,6 +8,8 @@ Nodes n with parents P(n) on any directed acyclic graph:
 Rao and Ballard (1999); Friston (2005); Bogacz (2017); Salvatori et al. (2022) for graphs.
 """
 
+import dataclasses
+import math
 from collections.abc import Callable, Sequence
 
 import equinox as eqx
@@ -17,6 +19,7 @@ from jaxtyping import Array, Float, Inexact, PRNGKeyArray
 
 from anima.circuit.circuit import AbstractCircuit
 from anima.circuit.graph import AbstractSynapse, Node, chain, check_nodes, colouring, draw, edge
+from anima.circuit.image import Convolution, stack
 from anima.circuit.precision import Precision, largest, surprise
 from anima.core.errors import InputError
 from anima.core.functions import Activation, activation, identity
@@ -70,11 +73,40 @@ class Predictive(AbstractCircuit):
 
         **Raises:** `InputError` for bad sizes or activations.
         """
-        rate, transfer = _activation(activation), _activation(output)
-        *inner, last = chain(sizes, rate, identity)
-        last = Node(last.name, last.shape, last.parents, identity, transfer)
-        nodes = (*inner, last)
-        synapses = draw(nodes, _fan_in, key=key)
+        nodes = chain(sizes, _activation(activation), identity)
+        return cls._born(nodes, draw(nodes, _fan_in, key=key), _activation(output), prior)
+
+    @classmethod
+    def conv(
+        cls,
+        shape: tuple[int, int, int],
+        layers: Sequence[Convolution | int],
+        *,
+        activation: str | Activation = "relu",
+        output: str | Activation = "identity",
+        key: PRNGKeyArray,
+    ) -> "Predictive":
+        """`input` -> `h1` -> ... -> `output` on images: convolutions, then dense layers.
+
+        **Arguments:** `shape`, of the images: (height, width, channels); `layers`, one for each
+        later node, a `Convolution` or a number of units, the output's last; the rest as for
+        `mlp`, n_pre being the size of a kernel's window.
+
+        **Raises:** `InputError` for a layer that does not fit on the one before it.
+        """
+        nodes, synapses = stack(shape, layers, _activation(activation), identity, _fan_in, key=key)
+        return cls._born(nodes, synapses, _activation(output), prior=False)
+
+    @classmethod
+    def _born(
+        cls,
+        nodes: tuple[Node, ...],
+        synapses: dict[str, AbstractSynapse],
+        transfer: Activation,
+        prior: bool,
+    ) -> "Predictive":
+        """With biases 0, precisions 1, and `transfer` at the last node."""
+        nodes = (*nodes[:-1], dataclasses.replace(nodes[-1], transfer=transfer))
         modelled = nodes if prior else nodes[1:]
         return cls(
             nodes=nodes,
@@ -117,7 +149,10 @@ class Predictive(AbstractCircuit):
         return state
 
     def curvature(self) -> State:
-        """|Pi_n| + sum_children |Pi_m| |W_nm|^2: the Gauss-Newton bound for slopes up to 1."""
+        """|Pi_n| + sum_children |Pi_m| |W_nm|^2: the Gauss-Newton bound for slopes up to 1.
+
+        Into a max pool it holds as long as the winners stay the same.
+        """
         bound = {
             node.name: largest(self.precision[node.name])
             if node.name in self.precision
@@ -138,5 +173,5 @@ class Predictive(AbstractCircuit):
 _activation: Callable[[str | Activation], Activation] = activation
 
 
-def _fan_in(key: PRNGKeyArray, shape: tuple[int, int]) -> Float[Array, "pre post"]:
-    return jax.random.normal(key, shape) / jnp.sqrt(shape[0])
+def _fan_in(key: PRNGKeyArray, shape: tuple[int, ...]) -> Float[Array, "..."]:
+    return jax.random.normal(key, shape) / math.sqrt(math.prod(shape[:-1]))

@@ -8,6 +8,7 @@ misspelt key, a wrong type or a missing argument is caught before anything runs.
 import copy
 import dataclasses
 import inspect
+import math
 import tomllib
 import types
 import typing
@@ -21,6 +22,7 @@ from jaxtyping import PRNGKeyArray
 
 from anima.circuit.circuit import AbstractCircuit
 from anima.circuit.hopfield import Hopfield
+from anima.circuit.image import Convolution
 from anima.circuit.ngc import NGC
 from anima.circuit.predictive import Predictive
 from anima.core.errors import InputError, nearest, pick
@@ -44,6 +46,10 @@ CIRCUITS: dict[str, Callable[..., AbstractCircuit]] = {
     "hopfield": Hopfield.mlp,
     "predictive": Predictive.mlp,
     "ngc": NGC.mlp,
+}
+CONVOLUTIONAL: dict[str, Callable[..., AbstractCircuit]] = {
+    "hopfield": Hopfield.conv,
+    "predictive": Predictive.conv,
 }
 SOLVERS: dict[str, Callable[..., AbstractSolver]] = {
     "euler": Euler,
@@ -115,7 +121,8 @@ class Config:
 
     `circuit`, `assigner` and `cost` are tables that name a class and its arguments; `noise` maps
     a node, or `hidden` for all hidden nodes, to its silencing rate; `optimiser` holds the
-    arguments of `anima.optimiser`.
+    arguments of `anima.optimiser`. `circuit.hidden` lists the hidden layers, each a number of
+    units or a table with the fields of a `Convolution`.
     """
 
     circuit: Table
@@ -195,15 +202,13 @@ def resolve(table: Table) -> Config:
             raise InputError(f"{name} must be a section with keys, not {value!r}")
     circuit = dict(table.get("circuit", {}))
     family = circuit.setdefault("family", "hopfield")
-    hidden = check_value("circuit.hidden", list[int], circuit.get("hidden", [128]))
-    if any(size < 1 for size in hidden):
-        raise InputError(f"circuit.hidden is {hidden}: sizes must be positive")
-    builder = _pick("circuit.family", family, CIRCUITS)
+    hidden = _hidden(circuit.get("hidden", [128]))
+    builder = _builder(family, hidden)
     rest = {key: value for key, value in circuit.items() if key not in ("family", "hidden")}
     allowed = ("family", "hidden")
     config = Config(
         circuit={"family": family, "hidden": hidden}
-        | _arguments("circuit", builder, rest, skip=("sizes", "key"), also=allowed),
+        | _arguments("circuit", builder, rest, skip=_BUILDER_SKIP, also=allowed),
         assigner=_named("assigner", ASSIGNERS, table.get("assigner", {"name": "eqprop"})),
         cost=_named("cost", COSTS, table.get("cost", {"name": "squared"})),
         noise={
@@ -230,11 +235,22 @@ def dump(config: Config, header: Table) -> str:
     return tomli_w.dumps({"run": header} | as_table(config))
 
 
-def build_circuit(config: Config, pixels: int, classes: int, key: PRNGKeyArray) -> AbstractCircuit:
-    """The circuit from `pixels` inputs through the hidden layers to `classes` outputs."""
+def build_circuit(
+    config: Config, shape: Sequence[int], classes: int, key: PRNGKeyArray
+) -> AbstractCircuit:
+    """The circuit from images of `shape` through the hidden layers to `classes` outputs.
+
+    Its input node has the images' shape (with an axis of channels) if it convolves them, else
+    one unit a pixel.
+    """
     table = dict(config.circuit)
     family, hidden = table.pop("family"), table.pop("hidden")
-    return CIRCUITS[family]([pixels, *hidden, classes], **table, key=key)
+    builder = _builder(family, hidden)
+    if not _convolves(hidden):
+        return builder([math.prod(shape), *hidden, classes], **table, key=key)
+    layers = [Convolution(**layer) if isinstance(layer, dict) else layer for layer in hidden]
+    image = tuple(shape) if len(shape) == 3 else (*shape, 1)
+    return builder(image, [*layers, classes], **table, key=key)
 
 
 def build_learner(config: Config, circuit: AbstractCircuit, per_epoch: int) -> Learner:
@@ -265,6 +281,7 @@ def build_twin(config: Config, circuit: AbstractCircuit, per_epoch: int) -> Lear
     return build_learner(twin, circuit, per_epoch)
 
 
+_BUILDER_SKIP = ("sizes", "shape", "layers", "key")
 _OPTIMISER_SKIP = ("circuit", "epochs", "per_epoch")
 
 _WANTED = {
@@ -273,6 +290,38 @@ _WANTED = {
     float: "a finite number",
     str: "text",
 }
+
+
+def _hidden(value: Any) -> list[Any]:
+    """The hidden layers: whole numbers, and convolutions with their defaults made explicit."""
+    layers = value if isinstance(value, list | tuple) else [value]
+    tables = [_convolution(layer) for layer in layers if isinstance(layer, dict)]
+    rest = [layer for layer in layers if not isinstance(layer, dict)]
+    sizes = check_value("circuit.hidden", list[int], rest if tables else value)
+    if any(size < 1 for size in sizes):
+        raise InputError(f"circuit.hidden is {sizes}: sizes must be positive")
+    return [_convolution(layer) if isinstance(layer, dict) else layer for layer in layers]
+
+
+def _convolution(table: Table) -> Table:
+    checked = _arguments("circuit.hidden", Convolution, table)
+    return _without_none(dataclasses.asdict(Convolution(**checked)))
+
+
+def _convolves(hidden: list[Any]) -> bool:
+    return any(isinstance(layer, dict) for layer in hidden)
+
+
+def _builder(family: Any, hidden: list[Any]) -> Callable[..., AbstractCircuit]:
+    builder = _pick("circuit.family", family, CIRCUITS)
+    if not _convolves(hidden):
+        return builder
+    if family not in CONVOLUTIONAL:
+        raise InputError(
+            f"circuit.hidden has a convolution, which the family {family!r} does not: use one of "
+            f"{', '.join(sorted(CONVOLUTIONAL))}"
+        )
+    return CONVOLUTIONAL[family]
 
 
 def _noise(config: Config, circuit: AbstractCircuit) -> tuple[tuple[str, float], ...]:
@@ -330,6 +379,8 @@ def _arguments(
     result = {}
     for name, parameter in known.items():
         value = table.get(name, parameter.default)
+        if value is inspect.Parameter.empty:
+            raise InputError(f"{section} needs {name}: {section}.{name} has no default")
         if isinstance(value, AbstractSolver):
             value = _solver_table(value)
         result[name] = check_value(f"{section}.{name}", hints.get(name, type(value)), value)

@@ -1,25 +1,36 @@
 """Evaluation: what a learnt circuit answers, example by example."""
 
+import math
 from functools import partial
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
 from anima.circuit.circuit import AbstractCircuit
+from anima.core.errors import InputError
 from anima.learn.learner import Learner
 
 _AT_ONCE = 1000  # examples settled side by side
 
-Images = Float[Array, "examples pixels"] | Float[np.ndarray, "examples pixels"]
+Images = Float[Array, "examples ..."] | Float[np.ndarray, "examples ..."]
+
+
+def as_inputs(circuit: AbstractCircuit, images: Images) -> Float[Array, "examples ..."]:
+    """The images, flat or not, in the shape of the circuit's input node."""
+    shape, held = circuit.node("input").shape, images.shape[1:]
+    if math.prod(held) != math.prod(shape):
+        raise InputError(f"images of shape {held} do not fit an input node of shape {shape}")
+    return jnp.asarray(images).reshape(len(images), *shape)
 
 
 def outputs(
     learner: Learner, circuit: AbstractCircuit, inputs: Images
 ) -> Float[Array, "examples classes"]:
     """The free output for every input, without noise."""
-    return _outputs(learner, circuit, inputs)
+    return _outputs(learner, circuit, as_inputs(circuit, inputs))
 
 
 def accuracy(

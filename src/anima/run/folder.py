@@ -1,7 +1,6 @@
 """A run is a folder. This is how one is begun, and how one is found again."""
 
 import dataclasses
-import math
 import shlex
 from importlib.metadata import version
 from pathlib import Path
@@ -56,7 +55,7 @@ class Trained:
         return self.learner.circuit
 
     def predict(self, inputs: Images) -> Float[Array, "examples classes"]:
-        """The free outputs for a batch of flattened images with values in [0, 1]."""
+        """The free outputs for a batch of images, flat or not, with values in [0, 1]."""
         return outputs(self.learner, self.circuit, jnp.asarray(inputs))
 
     def data(self) -> Data:
@@ -103,8 +102,7 @@ def load(run: str | Path) -> Trained:
     """
     folder = Path(run)
     header, config = read(folder)
-    pixels = math.prod(header.shape)
-    blank = configs.build_circuit(config, pixels, header.classes, jax.random.key(0))
+    blank = configs.build_circuit(config, header.shape, header.classes, jax.random.key(0))
     path = folder / "weights.safetensors"
     if not path.exists():
         hint = f"`anima resume {shlex.quote(str(folder))}`"

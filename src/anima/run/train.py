@@ -24,7 +24,7 @@ from anima.learn.assigners import Info
 from anima.learn.learner import Learner, LearnerState
 from anima.run import checkpoint
 from anima.run.config import Config, Table
-from anima.run.evaluate import accuracy
+from anima.run.evaluate import accuracy, as_inputs
 from anima.run.interrupt import asked_to_stop
 from anima.run.metrics import MetricsLog, Row
 from anima.run.weights import save_weights
@@ -98,11 +98,13 @@ class Training:
             )
         self.chunk = _chunk(self.per_epoch)
         self.fingerprint = _fingerprint(data)
-        self.inputs, self.targets, self.labels = _arrays(data)
-        self.judged, self.judged_labels, self.judge = self._judged(data, count)
         key = jax.random.key(seed)
         self.keys = {name: jax.random.fold_in(key, i) for i, name in enumerate(_STREAMS)}
-        circuit = configs.build_circuit(config, data.pixels, data.classes, self.keys["circuit"])
+        circuit = configs.build_circuit(config, data.shape, data.classes, self.keys["circuit"])
+        self.inputs = as_inputs(circuit, data.train_images)
+        self.targets = jax.nn.one_hot(jnp.asarray(data.train_labels), data.classes)
+        self.labels = data.train_labels
+        self.judged, self.judged_labels, self.judge = self._judged(data, count)
         self.learner = configs.build_learner(config, circuit, self.per_epoch)
         self.twin = (
             configs.build_twin(config, circuit, self.per_epoch) if config.twin.enabled else None
@@ -183,7 +185,7 @@ class Training:
             held = self.inputs[count:], self.labels[count:], "validation"
             self.inputs, self.targets = self.inputs[:count], self.targets[:count]
             return held
-        return jnp.asarray(_flat(data.test_images)), data.test_labels, "test"
+        return jnp.asarray(data.test_images), data.test_labels, "test"
 
     def _begin(self, resume: bool, warn: Callable[[str], None]):
         if not resume:
@@ -297,16 +299,6 @@ _REMEDIES = {
     "circuit": "reduce optimiser.rate, assigner.beta or the solver's dt",
     "twin": "reduce twin.rate (or set twin.enabled=false)",
 }
-
-
-def _arrays(data: Data):
-    inputs = jnp.asarray(_flat(data.train_images))
-    targets = jax.nn.one_hot(jnp.asarray(data.train_labels), data.classes)
-    return inputs, targets, data.train_labels
-
-
-def _flat(images: np.ndarray) -> np.ndarray:
-    return images.reshape(len(images), -1)
 
 
 def _fingerprint(data: Data) -> str:
