@@ -10,6 +10,7 @@ the tests, by `benchmarks/conformance.py`, and by whoever adds a row of their ow
 import dataclasses
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -23,7 +24,9 @@ from anima.act.objectives import Deed, PolicyGradient
 from anima.circuit.circuit import AbstractCircuit, gradient
 from anima.circuit.graph import Dense, Node, edges
 from anima.circuit.hopfield import Hopfield
+from anima.circuit.image import Convolution
 from anima.circuit.ngc import NGC
+from anima.circuit.precision import Precision
 from anima.circuit.predictive import Predictive
 from anima.core.functions import identity, tanh
 from anima.core.types import Cost, State
@@ -46,7 +49,7 @@ STEPS = (0.02, 0.01, 0.005)
 EXACT = 1e-10
 SLOPE = 0.1
 
-_SETTLED = dict(solver=Anderson(Euler(0.3)), tol=1e-14)
+_SETTLED: dict[str, Any] = dict(solver=Anderson(Euler(0.3)), tol=1e-14)
 _TARGET = (0.3, -1.2)
 
 
@@ -139,7 +142,7 @@ def measure(row: Row, *, only: Sequence[str] = (), seed: int = 5) -> Measured:
     **Arguments:** `only`: names of `costs()`, if not all that the row serves.
     """
     circuit = CIRCUITS[row.circuit](jax.random.key(seed))
-    clamp = {"input": jnp.asarray([0.5, -1.0, 0.8])}
+    clamp = {"input": jnp.resize(jnp.asarray([0.5, -1.0, 0.8]), circuit.node("input").shape)}
     served = only or (ANALYTIC if row.analytic else costs())
     table = {name: cost for name, cost in costs().items() if name in served}
     which = jnp.eye(len(table))
@@ -194,7 +197,7 @@ def chain(key) -> Predictive:
     biases = {
         name: 0.3 * jnp.cos(jnp.arange(1.0, 1 + b.size)) for name, b in circuit.biases.items()
     }
-    return Predictive(circuit.nodes, circuit.synapses, biases, circuit.precision)
+    return dataclasses.replace(circuit, biases=biases)
 
 
 def graph(key) -> Predictive:
@@ -209,10 +212,10 @@ def graph(key) -> Predictive:
     keys = iter(jax.random.split(key, 16))
     draw = lambda *shape: jax.random.normal(next(keys), shape)
     return Predictive(
-        nodes,
-        {f"{p}->{c}": Dense(0.6 * draw(size[p], size[c])) for p, c in edges(nodes)},
-        {node.name: 0.3 * draw(*node.shape) for node in nodes[1:]},
-        {
+        nodes=nodes,
+        synapses={f"{p}->{c}": Dense(0.6 * draw(size[p], size[c])) for p, c in edges(nodes)},
+        biases={node.name: 0.3 * draw(*node.shape) for node in nodes[1:]},
+        precision={
             "left": 2.0,
             "right": jnp.asarray([0.5, 1.0, 2.0]),
             "output": jnp.asarray([[2.0, 0.4], [0.4, 1.0]]),
@@ -223,18 +226,21 @@ def graph(key) -> Predictive:
 def symmetric(key) -> Hopfield:
     """Hopfield 3-5-4-2, small weights around 1/2: no unit touches a bound."""
     circuit = Hopfield.mlp([3, 5, 4, 2], scale=0.3, key=key)
-    return Hopfield(
-        circuit.nodes,
-        circuit.synapses,
-        {name: jnp.full_like(bias, 0.5) for name, bias in circuit.biases.items()},
-    )
+    return _centred(circuit)
 
 
 def coded(key) -> NGC:
     """The chain as NGC: E = W^T, phi' on, error on z, no leak."""
     circuit = chain(key)
-    how = dict(leak=0.0, rate_error=False, gate=True)
-    return NGC(circuit.nodes, circuit.synapses, {}, circuit.biases, **how)
+    return NGC(
+        nodes=circuit.nodes,
+        synapses=circuit.synapses,
+        feedback={},
+        biases=circuit.biases,
+        leak=0.0,
+        rate_error=False,
+        gate=True,
+    )
 
 
 def learnt(key) -> NGC:
@@ -242,14 +248,35 @@ def learnt(key) -> NGC:
     tied = coded(key)
     noise = iter(jax.random.split(key, len(tied.synapses)))
     stray = lambda w: Dense(w.T + 0.3 * jax.random.normal(next(noise), w.T.shape))
-    feedback = {name: stray(synapse.weight) for name, synapse in tied.synapses.items()}
+    feedback = {name: stray(jax.tree.leaves(synapse)[0]) for name, synapse in tied.synapses.items()}
     return dataclasses.replace(tied, feedback=feedback)
+
+
+_LAYERS = (Convolution(2, 2, pool="max", pool_stride=1), Convolution(1, 2, 1, 1, "average"), 2)
+
+
+def convolution(key) -> Predictive:
+    """Two convolutions of a 4 x 4 image, max and average pooling, tanh."""
+    return Predictive.conv((4, 4, 1), _LAYERS, activation="tanh", key=key)
+
+
+def symmetric_convolution(key) -> Hopfield:
+    """The same as a symmetric circuit, small weights around 1/2."""
+    circuit = Hopfield.conv((4, 4, 1), _LAYERS, scale=0.3, key=key)
+    return _centred(circuit)
+
+
+def _centred(circuit: Hopfield) -> Hopfield:
+    half = {name: jnp.full_like(bias, 0.5) for name, bias in circuit.biases.items()}
+    return dataclasses.replace(circuit, biases=half)
 
 
 CIRCUITS: dict[str, Callable[..., AbstractCircuit]] = {
     "chain": chain,
     "graph": graph,
     "symmetric": symmetric,
+    "convolution": convolution,
+    "symmetric convolution": symmetric_convolution,
     "NGC, tied": coded,
     "NGC, own feedback": learnt,
 }
@@ -296,8 +323,13 @@ def forwards(circuit: AbstractCircuit, clamp: State, cost: Cost) -> AbstractCirc
 def settled_coding(circuit: AbstractCircuit, clamp: State, cost: Cost) -> AbstractCircuit:
     """`PredictiveCoding` of the same chain, settled; an NGC circuit is read as a predictive one."""
     if isinstance(circuit, NGC):
-        ones = {node.name: 1.0 for node in circuit.nodes if node.parents}
-        circuit = Predictive(circuit.nodes, circuit.synapses, circuit.biases, ones)
+        ones: dict[str, Precision] = {node.name: 1.0 for node in circuit.nodes if node.parents}
+        circuit = Predictive(
+            nodes=circuit.nodes,
+            synapses=circuit.synapses,
+            biases=circuit.biases,
+            precision=ones,
+        )
     rule = PredictiveCoding(step=0.5, max_steps=3000, **_SETTLED)
     return rule.gradient(circuit, clamp, cost, key=jax.random.key(0))[0]
 
@@ -319,7 +351,7 @@ def coding(teach: str) -> Callable[[float], AbstractAssigner]:
 
 def propagation(scheme: str, **how) -> Callable[[float], AbstractAssigner]:
     """Equilibrium propagation at nudge s, both phases settled."""
-    settled = dict(free_steps=3000, nudged_steps=3000, **_SETTLED)
+    settled: dict[str, Any] = dict(free_steps=3000, nudged_steps=3000, **_SETTLED)
     return lambda s: EquilibriumPropagation(beta=s, scheme=scheme, **settled, **how)
 
 
@@ -353,6 +385,17 @@ def rows() -> list[Row]:
             Row("PredictiveCoding, energy", coding("energy"), name, BACKPROP, 2),
             Row("EquilibriumPropagation, centred", propagation("centred"), name, BACKPROP, 2),
         ]
+    table += [
+        Row("FixedPrediction", fixed, "convolution", BACKPROP, None, once),
+        Row("PredictiveCoding, energy", coding("energy"), "convolution", BACKPROP, 2),
+        Row(
+            "EquilibriumPropagation, centred",
+            propagation("centred"),
+            "symmetric convolution",
+            IMPLICIT,
+            2,
+        ),
+    ]
     holomorphic = propagation("holomorphic", points=10)
     return [
         *table,

@@ -9,7 +9,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
+from jaxtyping import Array
 
 import anima.run.config as configs
 from anima.app import figures
@@ -110,7 +110,7 @@ def _toml(value: Any) -> str:
     return json.dumps(value) if isinstance(value, str) else str(value)
 
 
-def _figures(training: Training, outcome: Outcome, data: Data, images: np.ndarray, header: Header):
+def _figures(training: Training, outcome: Outcome, data: Data, images: Array, header: Header):
     circuit: Any = outcome.lives.circuit.circuit
     judge = training.judge
     of = lambda who: [row for row in outcome.rows if row["who"] == who]

@@ -94,7 +94,8 @@ class Hopfield(AbstractCircuit):
 
     @classmethod
     def _born(cls, nodes: tuple[Node, ...], synapses: dict[str, AbstractSynapse]) -> "Hopfield":
-        return cls(nodes, synapses, {node.name: jnp.zeros(node.shape) for node in nodes})
+        biases = {node.name: jnp.zeros(node.shape) for node in nodes}
+        return cls(nodes=nodes, synapses=synapses, biases=biases)
 
     def energy(self, state: State) -> Scalar:
         """E(s) = 1/2 sum |s|^2 - sum <s_j, W_ij s_i> - sum <b, s>.

@@ -82,11 +82,11 @@ def _batch(arguments, axes, **how):
     (images, kernel), (first, last) = arguments, axes
     if first is not None and last is not None:
         return jax.vmap(partial(_plain, **how), axes)(images, kernel), 0
-    if last is None:
+    if first is not None:
         images = jnp.moveaxis(images, first, 0)
         found = _convolve_p.bind(images.reshape(-1, *images.shape[2:]), kernel, **how)
         return found.reshape(*images.shape[:2], *found.shape[1:]), 0
-    kernel = jnp.moveaxis(kernel, last, 3)
+    kernel = jnp.moveaxis(kernel, last or 0, 3)
     found = _convolve_p.bind(images, kernel.reshape(*kernel.shape[:3], -1), **how)
     return found.reshape(*found.shape[:3], *kernel.shape[3:]), 3
 
