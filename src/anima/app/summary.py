@@ -18,7 +18,7 @@ from anima.circuit.circuit import AbstractCircuit
 from anima.learn.assigners import EquilibriumPropagation
 from anima.learn.learner import Learner
 from anima.run.evaluate import accuracy, confusion
-from anima.run.folder import Header
+from anima.run.folder import Header, load, read
 from anima.run.train import Outcome, Training
 from anima.settle.settle import trace
 from anima.world.data import Data
@@ -46,7 +46,7 @@ def write_summary(
         "twin_accuracy": twin,
         "seconds": outcome.seconds,
     }
-    drawn = _figures(training, outcome, data, images, header)
+    drawn = _figures(training, outcome, data, images, header) | _dreams(out)
     report = write_report(
         out,
         title=f"{header.data} by {header.preset}",
@@ -134,6 +134,22 @@ def _figures(training: Training, outcome: Outcome, data: Data, images: np.ndarra
         "The synapses of first-layer units, as images: what each looks for.",
     )
     return drawn
+
+
+def _dreams(out: Path):
+    """Dreams of every class, where the run remembers any."""
+    memory = load(out).memory
+    if memory is None:
+        return {}
+    labels = np.repeat(np.asarray(memory.labels, np.int32), 10)
+    images = memory.imagine(jnp.asarray(labels), key=jax.random.key(0))
+    shape = tuple(read(out)[0].shape)
+    return {
+        "dreams": (
+            figures.dreams(np.asarray(images), labels, shape),
+            "What the run dreams of when a label is clamped; more with `anima dream`.",
+        )
+    }
 
 
 def _settling(learner: Learner, circuit: AbstractCircuit, image: np.ndarray, wanted: np.ndarray):

@@ -11,23 +11,30 @@ import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from anima.circuit.circuit import AbstractCircuit, gradient
+from anima.core.errors import InputError
 from anima.core.types import State, worst
 from anima.learn.assigners import AbstractAssigner, Info
 from anima.learn.costs import AbstractCost
+from anima.learn.gate import AbstractGate, Waiting
 
 Augment = Callable[[Float[Array, "..."], PRNGKeyArray], Float[Array, "..."]]
 """A random change of one input that keeps its meaning."""
 
 _AUGMENT = 0x5EED  # keeps the stream of augmentation apart from the streams of the steps
+_GATE = 0x6A7E  # and the stream of the gate
 
 
 class LearnerState(eqx.Module):
-    """What resuming needs: the circuit, the optimiser's memory, the step count and the key."""
+    """What resuming needs: the circuit, the optimiser's memory, the step count and the key.
+
+    `waiting`: with a gate, the examples that it let through and that were not learnt yet.
+    """
 
     circuit: AbstractCircuit
     optimiser: optax.OptState
     step: Int[Array, ""]
     key: PRNGKeyArray
+    waiting: Waiting | None = None
 
 
 class Learner(eqx.Module):
@@ -39,6 +46,8 @@ class Learner(eqx.Module):
       neuron-local; plain SGD is.
     - `noise`: node name -> probability that a unit falls silent, drawn per example and step and
       the same in all phases.
+    - `gate`: lets only some examples through to learning (`learn/gate.py`); `batch` of those make
+      an update. Clamps are then of the node `input` alone.
 
     >>> learner = Learner(circuit, EquilibriumPropagation(), SquaredError(), optax.sgd(0.1))
     >>> state = learner.init(jax.random.key(0))
@@ -50,6 +59,8 @@ class Learner(eqx.Module):
     cost: AbstractCost
     optimiser: optax.GradientTransformation = eqx.field(static=True)
     noise: tuple[tuple[str, float], ...] = eqx.field(static=True, default=())
+    gate: AbstractGate | None = None
+    batch: int = eqx.field(static=True, default=32)
 
     def __check_init__(self):
         self.circuit.silence(dict(self.noise), key=jax.random.key(0))
@@ -57,8 +68,9 @@ class Learner(eqx.Module):
     def init(self, key: PRNGKeyArray) -> LearnerState:
         """The state before the first step."""
         learnt: Any = self.circuit.parameters()[0]
-        memory = self.optimiser.init(learnt)
-        return LearnerState(self.circuit, memory, jnp.zeros((), jnp.int32), key)
+        memory, none = self.optimiser.init(learnt), jnp.zeros((), jnp.int32)
+        waiting = self._nobody() if self.gate is not None else None
+        return LearnerState(self.circuit, memory, none, key, waiting)
 
     def step(
         self, state: LearnerState, batch: tuple[State, Float[Array, "batch ..."]]
@@ -70,15 +82,73 @@ class Learner(eqx.Module):
         **Returns:** the new state, and an `Info`: batch means, the largest residual and steps,
         the worst result, and the outputs (batch, ...).
         """
+        if self.gate is not None:
+            return self._look(self.gate, state, batch)
+        state, infos = self._learn(state, batch)
+        return eqx.tree_at(lambda s: s.step, state, state.step + 1), summary(infos)
+
+    def _learn(self, state: LearnerState, batch, gain: float = 1.0) -> tuple[LearnerState, Info]:
+        """The update from one batch, and each example's `Info`; the clock stands still."""
         clamp, target = batch
         keys = jax.random.split(jax.random.fold_in(state.key, state.step), target.shape[0])
         credit: Any  # a circuit, which is a pytree as optax wants
         learnt: Any
         credit, infos = self.gradient(state.circuit, clamp, target, keys)
         learnt, rest = state.circuit.parameters()
-        updates, memory = self.optimiser.update(credit, state.optimiser, learnt)
+        update = optax.with_extra_args_support(self.optimiser).update
+        updates, memory = update(credit, state.optimiser, learnt, step=state.step)
+        if gain != 1:
+            updates = jax.tree.map(lambda u: gain * u, updates)
         circuit = eqx.combine(eqx.apply_updates(learnt, updates), rest).normalise()
-        return LearnerState(circuit, memory, state.step + 1, state.key), summary(infos)
+        return LearnerState(circuit, memory, state.step, state.key, state.waiting), infos
+
+    def _look(self, gate: AbstractGate, state: LearnerState, batch) -> tuple[LearnerState, Info]:
+        """Looks at a batch, and learns one of those that surprised once there are enough."""
+        clamp, target = batch
+        assert state.waiting is not None
+        if set(clamp) != {"input"} or target.shape[0] > self.batch:
+            raise InputError(
+                f"a gated learner was shown {target.shape[0]} examples with clamps of "
+                f"{sorted(clamp)}: it takes clamps of input alone, at most batch = {self.batch}"
+            )
+        answer = jax.vmap(partial(self.assigner.predict, state.circuit))(clamp)
+        surprise = jax.vmap(self.cost)(target, answer.state["output"])
+        key = jax.random.fold_in(jax.random.fold_in(state.key, _GATE), state.step)
+        waiting = state.waiting
+        admitted, threshold = gate.admit(surprise, waiting.threshold, state.step == 0, key=key)
+        waiting = waiting.add(clamp["input"], target, admitted, threshold)
+        state = LearnerState(state.circuit, state.optimiser, state.step, state.key, waiting)
+
+        def learn(state):
+            rows = slice(0, self.batch)
+            first = {"input": state.waiting.inputs[rows]}, state.waiting.targets[rows]
+            state, infos = self._learn(state, first, gate.gain)
+            said = jnp.max(infos.residual), jnp.max(infos.steps), worst(infos.result)
+            return eqx.tree_at(lambda s: s.waiting, state, state.waiting.served()), said
+
+        def skip(state):
+            return state, jax.tree.map(
+                lambda x: jnp.zeros((), x.dtype), (answer.residual, answer.steps, answer.result)
+            )
+
+        arrays, static = eqx.partition(state, eqx.is_array)
+        inner = lambda branch: lambda arrays: _arrays(branch(eqx.combine(arrays, static)))
+        ready = waiting.count >= self.batch
+        arrays, (residual, steps, result) = jax.lax.cond(ready, inner(learn), inner(skip), arrays)
+        state = eqx.combine(arrays, static)
+        return eqx.tree_at(lambda s: s.step, state, state.step + 1), Info(
+            cost=jnp.mean(surprise),
+            output=answer.state["output"],
+            energy=jnp.mean(answer.energy),
+            residual=jnp.maximum(jnp.max(answer.residual), residual),
+            steps=jnp.max(answer.steps) + steps,
+            result=worst(answer.result, result),
+        )
+
+    def _nobody(self) -> Waiting:
+        room, none = 2 * self.batch, jnp.zeros((), jnp.int32)
+        empty = lambda name: jnp.zeros((room, *self.circuit.node(name).shape))
+        return Waiting(empty("input"), empty("output"), none, jnp.zeros(()), none)
 
     def gradient(
         self,
@@ -132,6 +202,10 @@ class Learner(eqx.Module):
     def predict(self, circuit: AbstractCircuit, clamp: State) -> Float[Array, "batch ..."]:
         """The outputs for a batch of clamps, without noise and without a teacher."""
         return jax.vmap(lambda clamp: self.assigner.predict(circuit, clamp).state["output"])(clamp)
+
+
+def _arrays(branch: tuple[LearnerState, Any]) -> tuple[Any, Any]:
+    return eqx.filter(branch[0], eqx.is_array), branch[1]
 
 
 def summary(infos: Info) -> Info:
