@@ -49,7 +49,7 @@ def test_what_is_loaded_is_what_was_learnt(trained, data):
 
 
 def test_a_memory_of_another_run_is_refused(trained):
-    training, loaded = trained
+    training, _ = trained
     path = training.folder / "memory.safetensors"
     with pytest.raises(InputError, match=r"is of another run"):
         load_memory(path, training.config.dream, training.learner, 99)

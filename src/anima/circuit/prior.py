@@ -75,7 +75,8 @@ class Prior(AbstractCircuit):
 
     def parameters(self) -> tuple["Prior", "Prior"]:
         """The circuit's parameters; the prior itself is not learnt by descent."""
-        inner = jax.tree.map(eqx.is_array, self.circuit.parameters()[0])
+        learnt, missing = self.circuit.parameters()[0], lambda leaf: leaf is None
+        inner = jax.tree.map(lambda leaf: leaf is not None, learnt, is_leaf=missing)
         none = jax.tree.map(lambda _: False, self)
         return eqx.partition(self, eqx.tree_at(lambda p: p.circuit, none, inner))
 

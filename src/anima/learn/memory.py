@@ -155,6 +155,7 @@ class Memory(eqx.Module):
         """The codes of many images."""
         return _read(self.reader, images)
 
+    @eqx.filter_jit
     def write(self, codes: Codes) -> Images:
         """The images of many codes: the writer's sweep, in [0, 1]."""
         return _write(self.writer, codes)
@@ -171,6 +172,7 @@ class Memory(eqx.Module):
         mean, precision = self.concepts.mean[concept], self.concepts.precision(concept)
         return Prior(self.writer, "input", mean, precision, trust)
 
+    @eqx.filter_jit
     def imagine(
         self, labels: Int[Array, " dreams"], *, temperature: float = 1.0, key: PRNGKeyArray
     ) -> Images:
@@ -252,6 +254,7 @@ class Memory(eqx.Module):
         best = jnp.argmin(energy)
         return jnp.where(seen, pixels, written[best]), self.concepts.label[best]
 
+    @eqx.filter_jit
     def density(self, images: Images, classes: int) -> Float[Array, "examples classes"]:
         """log p(code, label) of images: what the stored statistics alone make of them."""
         names = jnp.arange(classes, dtype=self.concepts.label.dtype)
@@ -405,9 +408,9 @@ def remember(
 ) -> Memory:
     """The memory of labelled images, given how they are read and written (see the module)."""
     codes = _read(reader, images)
-    residual = jnp.mean((_write(writer, codes) - images) ** 2)
+    residual = _missed(writer, codes, images)
     kept = learn_concepts(codes, labels, concepts=concepts, rank=rank, blend=blend, key=key)
-    return Memory(reader, writer, kept, jnp.maximum(residual, _LEAST))
+    return Memory(reader, writer, kept, residual)
 
 
 def factorise(
@@ -498,6 +501,12 @@ def _compress(covariance, count, rank: int, blend):
 @eqx.filter_jit
 def _read(reader: Reader, images: Images) -> Codes:
     return jax.lax.map(reader, images, batch_size=_AT_ONCE)
+
+
+@eqx.filter_jit
+def _missed(writer: AbstractCircuit, codes: Codes, images: Images) -> Scalar:
+    """Mean squared error of a pixel."""
+    return jnp.maximum(jnp.mean((_write(writer, codes) - images) ** 2), _LEAST)
 
 
 def _write(writer: AbstractCircuit, codes: Codes) -> Images:

@@ -188,6 +188,7 @@ def wake(
     ).reshape(-1, rhythm.fresh)
     learner, past = make(circuit, order.shape[0]), jnp.repeat(old, rhythm.replayed)
     state = learner.init(key)
+    replay = replay if past.size else None  # a first task is the same whatever is kept of it
     state = _awake(learner, state, images, jnp.asarray(labels), replay, past, order, classes)
     return state.circuit
 
