@@ -94,19 +94,22 @@ class Concepts(eqx.Module):
         return (unit - factor.T @ jnp.linalg.solve(inner, factor)) / floor
 
     def draw(
-        self, concept: Int[Array, ""], temperature: float | Scalar, *, key: PRNGKeyArray
+        self, concept: Int[Array, ""], noise: Float[Array, " rank_and_code"]
     ) -> Float[Array, " code"]:
-        """A code from N(mean, temperature x covariance): where `Langevin` would wander for ever."""
-        style, rest = jax.random.split(key)
-        factor, floor = self.factor[concept], self.floor[concept]
-        wide = jax.random.normal(style, factor.shape[:1], factor.dtype) @ factor
-        thin = jax.random.normal(rest, factor.shape[1:], factor.dtype) * jnp.sqrt(floor)
-        return self.mean[concept] + jnp.sqrt(jnp.asarray(temperature, wide.dtype)) * (wide + thin)
+        """mean + style F + sqrt(floor) rest, for `noise` = (style, rest) of rank + code numbers.
 
-    def pick(self, label: Int[Array, ""], *, key: PRNGKeyArray) -> Int[Array, ""]:
-        """Which concept of a class comes to mind: each as often as it was met."""
-        mine = (self.label == jnp.asarray(label, self.label.dtype)) & (self.count > 0)
-        return jax.random.categorical(key, jnp.where(mine, jnp.log(self.count), -jnp.inf))
+        With noise from N(0, T) that is a code from N(mean, T x covariance): one that `Langevin`
+        would come by, without the wandering.
+        """
+        factor, floor = self.factor[concept], self.floor[concept]
+        style, rest = noise[: factor.shape[0]], noise[factor.shape[0] :]
+        return self.mean[concept] + style @ factor + jnp.sqrt(floor) * rest
+
+    def pick(self, labels: Int[Array, " n"], *, key: PRNGKeyArray) -> Int[Array, " n"]:
+        """Which concept comes to mind for each label: each as often as it was met."""
+        names = labels[:, None].astype(self.label.dtype)
+        mine = (self.label[None] == names) & (self.count[None] > 0)
+        return jax.random.categorical(key, jnp.where(mine, jnp.log(self.count)[None], -jnp.inf))
 
     def joint(self, code: Float[Array, " code"]) -> Float[Array, " concepts"]:
         """log p(code, concept) for every concept, up to one constant."""
@@ -180,14 +183,12 @@ class Memory(eqx.Module):
 
         With nothing clamped below it the code's equilibrium is its prior, which can be drawn from.
         """
-        keys = jax.random.split(key, labels.shape[0])
-
-        def one(label, key):
-            which, how = jax.random.split(key)
-            concept = self.concepts.pick(label, key=which)
-            return self.concepts.draw(concept, temperature, key=how)
-
-        return _write(self.writer, jax.vmap(one)(labels, keys))
+        which, how = jax.random.split(key)
+        concepts = self.concepts.pick(labels, key=which)
+        size = sum(self.concepts.factor.shape[1:])
+        noise = jax.random.normal(how, (labels.shape[0], size), self.concepts.mean.dtype)
+        heat = jnp.sqrt(jnp.asarray(temperature, noise.dtype))
+        return _write(self.writer, jax.vmap(self.concepts.draw)(concepts, heat * noise))
 
     def dream(
         self,
@@ -272,7 +273,7 @@ class Memory(eqx.Module):
 
     def _asleep(self, label, temperature, key) -> tuple[Prior, Langevin, State]:
         which, noise = jax.random.split(key)
-        circuit = self.recall(self.concepts.pick(label, key=which))
+        circuit = self.recall(self.concepts.pick(jnp.reshape(label, (1,)), key=which)[0])
         share = self.concepts.count / jnp.sum(self.concepts.count)
         start = circuit.start({"input": share @ self.concepts.mean})
         return circuit, Langevin(noise, _CALM / stiffest(circuit, start), temperature), start
