@@ -15,7 +15,8 @@ from anima.app.dreams import gif, upper_half
 
 LEARN = [
     *("learn", "digits", "--preset", "digits-dream", "--epochs", "1", "--quiet"),
-    *("--set", "circuit.hidden=[16]", "--set", "train.batch=200"),
+    *("--set", "circuit.hidden=[8]", "--set", "train.batch=200", "--set", "noise={}"),
+    *("--set", "assigner.solver=euler"),
     *("--set", "dream.code=10", "--set", "dream.epochs=4", "--set", "dream.rank=3"),
 ]
 

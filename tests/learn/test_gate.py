@@ -88,11 +88,18 @@ def test_those_who_surprised_wait_in_order():
     np.testing.assert_array_equal([left.inputs[0, 0], left.targets[0, 0]], [4, 40])
 
 
+step = eqx.filter_jit(lambda made, state, batch: made.step(state, batch))
+
+
+def gated(threshold, gain=1.0):
+    """Numbers as arrays, so that one program serves all of them."""
+    return learner(Threshold(jnp.asarray(threshold), jnp.asarray(gain)))
+
+
 def test_all_surprising_is_learning_as_without_a_gate():
-    gated, plain = learner(Threshold(0.0)), learner(None)
-    batch = examples()
-    after, info = eqx.filter_jit(gated.step)(gated.init(KEY), batch)
-    want, wanted = eqx.filter_jit(plain.step)(plain.init(KEY), batch)
+    made, plain, batch = gated(0.0), learner(None), examples()
+    after, info = step(made, made.init(KEY), batch)
+    want, wanted = step(plain, plain.init(KEY), batch)
     for a, b in zip(weights(after), weights(want), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-12)
     np.testing.assert_allclose(info.cost, wanted.cost, rtol=1e-12)
@@ -100,9 +107,9 @@ def test_all_surprising_is_learning_as_without_a_gate():
 
 
 def test_nothing_surprising_changes_nothing():
-    made = learner(Threshold(1e3))
+    made = gated(1e3)
     begin = made.init(KEY)
-    after, info = eqx.filter_jit(made.step)(begin, examples())
+    after, info = step(made, begin, examples())
     for a, b in zip(weights(after), weights(begin), strict=True):
         np.testing.assert_array_equal(a, b)
     assert int(after.waiting.count) == 0 and int(after.step) == 1
@@ -111,29 +118,23 @@ def test_nothing_surprising_changes_nothing():
 
 def test_the_surprising_ones_are_learnt_once_there_are_enough_and_at_the_gain():
     """Two of four surprise in each of two batches: the second step learns just these four."""
-    made = learner(Threshold(0.0, gain=3.0))
-    begin = made.init(KEY)
-    one, two = examples(seed=1), examples(seed=2)
-    found = np.concatenate([surprises(made, begin, one), surprises(made, begin, two)])
-    cut = float(max(np.sort(found[:4])[1], np.sort(found[4:])[1]))
-    chosen = found > cut
-    made = learner(Threshold(cut, gain=3.0), batch=4)
-    step, state = eqx.filter_jit(made.step), made.init(KEY)
-    state, _ = step(state, one)
-    assert int(state.waiting.count) == chosen[:4].sum()
-    extra = examples(seed=1)  # looked at again until four have surprised
-    state, _ = step(state, two)
-    while not int(state.waiting.updates):
-        two = (
-            {"input": jnp.concatenate([two[0]["input"], extra[0]["input"]])},
-            jnp.concatenate([two[1], extra[1]]),
-        )
-        chosen = np.concatenate([chosen, chosen[:4]])
-        state, _ = step(state, extra)
-    images = jnp.concatenate([one[0]["input"], two[0]["input"]])[np.flatnonzero(chosen)[:4]]
-    targets = jnp.concatenate([one[1], two[1]])[np.flatnonzero(chosen)[:4]]
-    plain = learner(None)
-    want, _ = eqx.filter_jit(plain.step)(plain.init(KEY), ({"input": images}, targets))
+    plain, batches = learner(None), (examples(seed=1), examples(seed=2))
+    begin = plain.init(KEY)
+    found = [surprises(plain, begin, batch) for batch in batches]
+    cuts = [np.sort(s)[1:3] for s in found]
+    cut = (max(c[0] for c in cuts) + min(c[1] for c in cuts)) / 2
+    chosen = [np.flatnonzero(s > cut) for s in found]
+    assert [len(c) for c in chosen] == [2, 2], "choose other seeds"
+    made = gated(cut, gain=3.0)
+    state, _ = step(made, made.init(KEY), batches[0])
+    assert int(state.waiting.count) == 2 and int(state.waiting.updates) == 0
+    state, _ = step(made, state, batches[1])
+    assert int(state.waiting.count) == 0 and int(state.waiting.updates) == 1
+    pick = lambda which: jnp.concatenate(
+        [which(b)[c] for b, c in zip(batches, chosen, strict=True)]
+    )
+    four = {"input": pick(lambda b: b[0]["input"])}, pick(lambda b: b[1])
+    want, _ = step(plain, begin, four)
     for before, a, b in zip(weights(begin), weights(state), weights(want), strict=True):
         np.testing.assert_allclose(a - before, 3 * (b - before), rtol=1e-9, atol=1e-15)
 
@@ -150,6 +151,7 @@ def test_what_is_skipped_is_not_computed():
     assert loops(jaxpr) - learn == 1  # the look
 
 
+@pytest.mark.promotes  # optax's schedules
 def test_a_skipping_learner_keeps_the_time():
     """The schedule is read at the learner's clock, not at the number of updates."""
     clocked = scale_by_clock(lambda step: 1.0 / (1.0 + step))

@@ -38,7 +38,7 @@ def blobs(count=240, pixels=12, seed=0):
 def memory():
     with jax.enable_x64(True):
         images, labels = blobs()
-        code = learn_code(images, 5, epochs=40, batch=8, rate=1.0, key=jax.random.key(0))
+        code = learn_code(images, 5, epochs=60, batch=8, rate=1.0, key=jax.random.key(0))
         return remember(
             Reader(code, "output", "input"),
             code,
@@ -152,8 +152,8 @@ def test_a_dream_settles_where_memory_says(memory):
 
 def test_a_film_ends_in_the_dream(memory):
     key = jax.random.key(3)
-    frames, path = memory.film(jnp.asarray(2), steps=12, key=key)
-    last = memory.dream(jnp.asarray(2), steps=12, key=key)
+    frames, path = eqx.filter_jit(memory.film)(jnp.asarray(2), steps=12, key=key)
+    last = eqx.filter_jit(memory.dream)(jnp.asarray(2), steps=12, key=key)
     assert frames.shape == (13, 12) and path.energy.shape == (13,)
     np.testing.assert_allclose(frames[-1], last, rtol=1e-12)
     assert float(jnp.max(jnp.abs(frames[0] - last))) > 1e-3
@@ -216,8 +216,8 @@ def test_a_symmetric_circuit_dreams_by_learnt_top_down_synapses():
     images, labels = blobs()
     circuit = Hopfield.mlp([12, 20, 3], scale=2.0, key=jax.random.key(0))
     reader = Reader(circuit, "input", "h1", steps=20)
-    codes = jax.vmap(reader)(images)
-    writer = learn_writer(codes, images, epochs=60, batch=8, rate=1.0, key=jax.random.key(1))
+    codes = eqx.filter_jit(jax.vmap(reader))(images)
+    writer = learn_writer(codes, images, epochs=20, batch=8, rate=1.0, key=jax.random.key(1))
     memory = remember(reader, writer, images, labels, concepts=1, rank=4, key=jax.random.key(2))
     assert float(memory.residual) < 0.25 * float(jnp.mean(jnp.var(images, 0)))
     labels = jnp.arange(3, dtype=jnp.int32).repeat(50)

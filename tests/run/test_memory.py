@@ -14,17 +14,13 @@ from anima.run.memory import check_dream, load_memory
 from anima.run.train import Training
 
 
-@pytest.fixture(scope="module", params=["code", "read"])
-def trained(request, data, tmp_path_factory):
+@pytest.fixture(scope="module")
+def trained(data, tmp_path_factory):
     table = {
         "circuit": {"hidden": [8]},
         "train": {"epochs": 1, "batch": 20},
         "twin": {"enabled": False},
-        "dream": {
-            "concepts": 2,
-            "rank": 2,
-            request.param: {"code": 4, "read": "h1"}[request.param],
-        },
+        "dream": {"concepts": 2, "rank": 2, "read": "h1"},
     }
     config, path = configs.resolve(table), tmp_path_factory.mktemp("run") / "run"
     folder.begin(path, config, data, name="small", data_dir="", preset="digits-dream", seed=1)

@@ -124,8 +124,11 @@ def test_a_step_size_can_be_swept():
     np.testing.assert_allclose(jax.vmap(run)(jnp.asarray([0.1, 0.2])), [[0.1, -0.2], [0.2, -0.4]])
 
 
-def test_langevin_without_heat_settles():
-    check_solver(Langevin(jax.random.key(0), 0.3, temperature=0.0))
+def test_langevin_without_heat_is_euler():
+    cold, met = steps(Langevin(jax.random.key(0), 0.2, temperature=0.0), 3)
+    want, left = steps(Euler(0.2), 3)
+    np.testing.assert_allclose(cold, want, rtol=1e-13)
+    assert met == left
 
 
 def test_langevin_visits_what_the_energy_says():

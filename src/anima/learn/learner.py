@@ -87,7 +87,7 @@ class Learner(eqx.Module):
         state, infos = self._learn(state, batch)
         return eqx.tree_at(lambda s: s.step, state, state.step + 1), summary(infos)
 
-    def _learn(self, state: LearnerState, batch, gain: float = 1.0) -> tuple[LearnerState, Info]:
+    def _learn(self, state: LearnerState, batch, gain: Any = None) -> tuple[LearnerState, Info]:
         """The update from one batch, and each example's `Info`; the clock stands still."""
         clamp, target = batch
         keys = jax.random.split(jax.random.fold_in(state.key, state.step), target.shape[0])
@@ -97,7 +97,7 @@ class Learner(eqx.Module):
         learnt, rest = state.circuit.parameters()
         update = optax.with_extra_args_support(self.optimiser).update
         updates, memory = update(credit, state.optimiser, learnt, step=state.step)
-        if gain != 1:
+        if gain is not None:
             updates = jax.tree.map(lambda u: gain * u, updates)
         circuit = eqx.combine(eqx.apply_updates(learnt, updates), rest).normalise()
         return LearnerState(circuit, memory, state.step, state.key, state.waiting), infos

@@ -309,7 +309,7 @@ def learn_code(
     orthonormal rows that span the strongest directions of the images.
 
     **Arguments:** `images` in any order; `size` of the code; `epochs`, `batch`, `rate` of plain
-    SGD on a cosine schedule, the rate in units of 1 / (variance of an image); `key`.
+    SGD on a cosine schedule, the rate in units of 1 / (1 + variance of an image); `key`.
     """
     pixels = images.shape[1]
     if not 1 <= size <= pixels:
@@ -323,11 +323,8 @@ def learn_code(
         synapses=jax.tree.map(shrink, circuit.synapses),
         biases={"output": jnp.mean(images[:batch], 0)},
     )
-    rule, variance = (
-        PredictiveCoding(solver=Euler(1.0), max_steps=1),
-        float(jnp.sum(jnp.var(images, 0))),
-    )
-    pace = rate / max(variance, _LEAST)
+    rule = PredictiveCoding(solver=Euler(1.0), max_steps=1)
+    pace = rate / (1 + float(jnp.sum(jnp.var(images, 0))))
     return _descend(circuit, rule, lambda rows: {}, images, epochs, batch, pace, order)
 
 
@@ -343,8 +340,8 @@ def learn_writer(
     """Top-down synapses from a code to the pixels, by the delta rule: both ends are clamped.
 
     For codes that another circuit reads, such as the hidden layer of a symmetric circuit, whose
-    own synapses do not draw. The rate is relative to the mean square of a code (Widrow and Hoff,
-    1960, normalised).
+    own synapses do not draw. The rate is in units of 1 / (1 + mean square of a code) (Widrow and
+    Hoff, 1960, normalised).
     """
     first, order = jax.random.split(key)
     circuit = Predictive.mlp([codes.shape[1], images.shape[1]], activation="identity", key=first)
