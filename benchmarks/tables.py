@@ -127,6 +127,85 @@ def _speed_row(label: str, row: dict) -> str:
     )
 
 
+def dream_table() -> list[str]:
+    """What judges make of the dreams."""
+    found = read(RESULTS / "dreams.json")
+    if found is None:
+        return []
+    teaching, seeds = found["teaching_percent"], len(found["runs"])
+    spread = found["spread"]["mean"]
+    rows = (
+        (
+            "an independent judge agrees",
+            _interval(found["agreement_percent"]),
+            f"its own test accuracy {100 * found['judge_accuracy']:.2f}%",
+            ">= 97%",
+        ),
+        ("spread within a label", f"{spread:.3f}", f"real {found['spread_real']:.3f}", ">= 0.10"),
+        (
+            "a classifier learnt on 5,000 dreams, on real test images",
+            _interval(teaching["settled"]),
+            f"on 5,000 real images {teaching['real']['mean']:.2f}%",
+            ">= 91%",
+        ),
+    )
+    return [
+        f"`{found['command']}`, {seeds} seed(s).",
+        "",
+        "| | dreams, IQM [95%] | beside | asked |",
+        "|---|---|---|---|",
+        *(f"| {' | '.join(row)} |" for row in rows),
+    ]
+
+
+def gate_table() -> list[str]:
+    """Updates skipped against accuracy."""
+    found = read(RESULTS / "gate.json")
+    if found is None:
+        return []
+    lines = [
+        f"`{found['command']}`, {len(next(iter(found['runs'].values())))} seed(s).",
+        "",
+        "| gate | test error, IQM [95%] | updates skipped | median seconds |",
+        "|---|---|---|---|",
+    ]
+    for name, error in found["error_percent"].items():
+        seconds = sorted(found["seconds"][name])[len(found["seconds"][name]) // 2]
+        skipped = found["skipped_percent"][name]["mean"]
+        lines.append(f"| {name} | {_interval(error)} | {skipped:.1f}% | {seconds:.0f} |")
+    return lines
+
+
+def continual_tables() -> list[str]:
+    """Every life of tasks, and what in it is local."""
+    lines, local = [], {}
+    for path in sorted(RESULTS.glob("continual-*.json")):
+        found = json.loads(path.read_text())
+        local = found["local"]
+        lines += [
+            f"`{found['command']}`",
+            "",
+            "| | seeds | kept, in images of 784 numbers | class-incremental | task-incremental | "
+            "its statistics alone |",
+            "|---|---|---|---|---|---|",
+            *(_continual_row(name, row) for name, row in found["rows"].items()),
+            "",
+        ]
+    if local:
+        lines += ["| piece | local? |", "|---|---|"]
+        lines += [f"| {piece} | {said} |" for piece, said in local.items()]
+    return lines
+
+
+def _continual_row(name: str, row: dict) -> str:
+    kept = f"{row['images_worth']:.0f}" if row["method"] in ("dreams", "twin", "buffer") else "-"
+    density = row.get("statistics_percent")
+    return (
+        f"| {name} | {len(row['runs'])} | {kept} | {_interval(row['class_percent'])} | "
+        f"{_interval(row['task_percent'])} | {_interval(density) if density else '-'} |"
+    )
+
+
 def results_page() -> str:
     """docs/results.md, whole."""
     return "\n".join(
@@ -149,6 +228,18 @@ def results_page() -> str:
             "The twins' rates (`python -m benchmarks.twin_rates`):",
             "",
             *sweep_table(),
+            "",
+            "## Dreams",
+            "",
+            *dream_table(),
+            "",
+            "## Memory without data",
+            "",
+            *continual_tables(),
+            "",
+            "## The surprise gate",
+            "",
+            *gate_table(),
             "",
             "## Speed",
             "",

@@ -278,3 +278,30 @@ def test_settling_a_silenced_circuit_leaves_its_silent_units_out(getkey):
     for nudge in (-0.3, 0.0, 0.3):
         found = run(quiet, clamp, cost=squared, nudge=jnp.asarray(nudge), solver=EvenOdd())
         np.testing.assert_array_equal(np.asarray(found.state["h1"])[dead], 0)
+
+
+def test_half_a_node_can_be_clamped():
+    """The seen half stays as it is given; the rest settles where minimising over it says."""
+    circuit = Predictive.mlp([2, 4], activation="identity", prior=True, key=jax.random.key(0))
+    weight = circuit.synapses["input->output"].weight
+    given, seen = jnp.asarray([1.0, -2.0, 9.0, 9.0]), jnp.asarray([True, True, False, False])
+    found = settle(
+        circuit,
+        {"output": given},
+        only={"output": seen},
+        solver=Euler(0.1),
+        tol=1e-10,
+        max_steps=20_000,
+    )
+    assert int(found.result) == Result.CONVERGED
+    half = weight[:, :2]
+    code = jnp.linalg.solve(half @ half.T + jnp.eye(2), half @ given[:2])
+    np.testing.assert_allclose(found.state["output"][:2], given[:2], rtol=0)
+    np.testing.assert_allclose(found.state["input"], code, rtol=1e-6)
+    np.testing.assert_allclose(found.state["output"][2:], code @ weight[:, 2:], rtol=1e-6)
+
+
+def test_a_mask_without_its_clamp_is_refused():
+    circuit = Predictive.mlp([2, 4], key=jax.random.key(0))
+    with pytest.raises(InputError, match=r"clamp 'output' as well"):
+        settle(circuit, {"input": jnp.zeros(2)}, only={"output": jnp.ones(4, bool)})

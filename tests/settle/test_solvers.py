@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from anima import Anderson, Euler, EvenOdd, InputError, Momentum
+from anima import Anderson, Euler, EvenOdd, InputError, Langevin, Momentum
 from anima.settle.solvers import Landscape
 from anima.testing import check_solver
 
@@ -122,3 +122,41 @@ def test_a_step_size_can_be_swept():
     z = {"a": jnp.zeros(2), "b": jnp.zeros(2)}
     run = lambda dt: Euler(dt).step(landscape, z, None)[0]["a"]
     np.testing.assert_allclose(jax.vmap(run)(jnp.asarray([0.1, 0.2])), [[0.1, -0.2], [0.2, -0.4]])
+
+
+def test_langevin_without_heat_is_euler():
+    cold, met = steps(Langevin(jax.random.key(0), 0.2, temperature=0.0), 3)
+    want, left = steps(Euler(0.2), 3)
+    np.testing.assert_allclose(cold, want, rtol=1e-13)
+    assert met == left
+
+
+def test_langevin_visits_what_the_energy_says():
+    """Stationary variance T / (c (1 - dt c / 2)) for a curvature c, mean at the minimum."""
+    stiff, dt, heat = jnp.asarray([0.5, 4.0]), 0.2, 0.7
+    landscape = Landscape(
+        lambda z: {"a": stiff * (1.0 - z["a"])}, lambda z: z, lambda z: {"a": stiff}, (("a",),)
+    )
+
+    @jax.vmap
+    def wander(key):
+        solver = Langevin(key, dt, heat)
+
+        def step(carry, _):
+            free, count, _ = solver.step(landscape, *carry)
+            return (free, count), None
+
+        begin = {"a": jnp.ones(2)}
+        return jax.lax.scan(step, (begin, solver.init(landscape, begin)), length=60)[0][0]["a"]
+
+    found = np.asarray(jax.jit(wander)(jax.random.split(jax.random.key(1), 4000)))
+    want = heat / (np.asarray(stiff) * (1 - dt * np.asarray(stiff) / 2))
+    np.testing.assert_allclose(found.mean(0), 1, atol=0.06)
+    np.testing.assert_allclose(found.var(0), want, rtol=0.1)
+
+
+def test_langevin_refuses_what_cannot_be():
+    with pytest.raises(InputError, match=r"temperature is -1"):
+        Langevin(jax.random.key(0), temperature=-1)
+    with pytest.raises(InputError, match=r"dt is 0"):
+        Langevin(jax.random.key(0), dt=0)

@@ -126,6 +126,51 @@ def evaluate(options: argparse.Namespace) -> int:
     return DONE
 
 
+def dream(options: argparse.Namespace) -> int:
+    """`anima dream RUN`: clamp a label, let code and pixels settle with noise, read the pixels."""
+    from anima.app import dreams
+    from anima.run import folder
+
+    how = dreams.Dreaming(options.count, options.steps, options.temperature, options.seed or 0)
+    out = _out(options)
+    if out:
+        folder.check_free(out)
+    trained = folder.load(options.run)
+    memory = dreams.memory_of(trained)
+    if options.label is not None:
+        memory.check_label(options.label)
+    out = out or trained.folder / "dreams"
+    result: dict[str, Any] = {"run": str(trained.folder), "seed": how.seed}
+    if options.complete:
+        images, labels = _to_complete(options, trained.header, how)
+        result |= dreams.complete(trained, images, labels, how, out)
+        lines = [
+            f"{result['count']} images completed, {100 * result['recognised']:.0f}% recognised "
+            f"from their upper half, unseen pixels off by {result['error']:.3f}"
+        ]
+    else:
+        labels = memory.labels if options.label is None else [options.label]
+        result |= dreams.dream(trained, labels, how, out)
+        lines = [
+            f"{how.count} dreams of {', '.join(map(str, labels))}: "
+            f"{100 * result['agreement']:.1f}% taken by the run for what they are, "
+            f"spread {result['spread']:.3f}",
+            f"film   {result['film']}",
+        ]
+    _say(options, result, [*lines, f"figure {result['figure']}"])
+    return DONE
+
+
+def _to_complete(options: argparse.Namespace, header, how):
+    """The first test images, of one label if it is named."""
+    data = _data(header, options.data_dir)
+    wanted = data.test_labels if options.label is None else options.label
+    chosen = (data.test_labels == wanted).nonzero()[0][: how.count]
+    if not len(chosen):
+        raise InputError(f"--label {options.label}: no test image has it, so none can be completed")
+    return data.test_images.reshape(len(data.test_images), -1)[chosen], data.test_labels[chosen]
+
+
 def bench(options: argparse.Namespace) -> int:
     """`anima bench [NAME ...]`: how fast settling and learning are here, beside the floor."""
     from anima.app.bench import TASKS, measure
@@ -318,6 +363,17 @@ def _parser() -> tuple["_Parser", dict[str, "_Parser"]]:
 
     one = _command(commands, "evaluate", evaluate)
     one.add_argument("run", metavar="RUN", help="a run's folder")
+    one.add_argument("--data-dir", metavar="DIR", help="where the data files are now")
+
+    one = _command(commands, "dream", dream)
+    one.add_argument("run", metavar="RUN", help="a run's folder")
+    one.add_argument("--label", type=int, metavar="L", help="what to dream of (default: all)")
+    one.add_argument("--count", type=int, default=16, metavar="N", help="dreams of each (16)")
+    one.add_argument("--steps", type=int, default=400, metavar="N", help="settling steps (400)")
+    one.add_argument("--temperature", type=float, default=1.0, metavar="T", help="of the noise (1)")
+    one.add_argument(
+        "--complete", action="store_true", help="complete test images whose lower half is hidden"
+    )
     one.add_argument("--data-dir", metavar="DIR", help="where the data files are now")
 
     one = _command(commands, "bench", bench)

@@ -175,6 +175,96 @@ def receptive_fields(weight: np.ndarray, shape: tuple[int, int] | tuple[int, int
     )
 
 
+def dreams(images: np.ndarray, labels: np.ndarray, shape: tuple[int, ...]) -> "Figure":
+    """Dreams: a row for every label, or one sheet if there is but one.
+
+    **Arguments:** `images`, (dreams, pixels) in [0, 1]; `labels`, one a dream, each as often as
+    the others; `shape` of an image.
+
+    **Raises:** `InputError` if these do not fit each other.
+    """
+    images, labels = _pictures("dreams", images, shape), np.asarray(labels)
+    names, counts = np.unique(labels, return_counts=True)
+    if labels.shape != images.shape[:1] or len(set(counts)) != 1:
+        raise InputError(f"dreams: {len(images)} images, labels {labels.shape}: as many of each")
+    order, columns = np.argsort(labels, kind="stable"), int(counts[0])
+    several = len(names) > 1
+    sheet = _sheet(images[order], columns if several else None)
+    with _style():
+        figure, axes = _gallery(sheet)
+        if several:
+            _name_rows(axes, [str(name) for name in names], sheet.shape[0])
+    spread = np.mean([images[labels == name].std(0).mean() for name in names])
+    return _say(
+        figure,
+        f"{len(images)} dreams of {', '.join(map(str, names))}, {columns} of each; pixels differ "
+        f"within a label by {spread:.3f} (standard deviation).",
+    )
+
+
+def film(frames: np.ndarray, energy: np.ndarray, shape: tuple[int, ...], *, show: int = 10):
+    """One dream settling: `show` moments of it, evenly spread over log time, and its energy.
+
+    **Arguments:** `frames`, (steps + 1, pixels) in [0, 1]; `energy`, (steps + 1,); `shape`.
+
+    **Raises:** `InputError` if these do not fit each other.
+    """
+    pictures, energy = _pictures("film", frames, shape), np.asarray(energy, dtype=float)
+    if energy.shape != pictures.shape[:1]:
+        raise InputError(f"film: {len(pictures)} frames, energies {energy.shape}: one a frame")
+    steps = len(pictures) - 1
+    moments = np.unique(np.round(np.geomspace(1, steps + 1, show)).astype(int) - 1)
+    with _style():
+        figure = _paper(_WIDTH, 3.0)
+        grid = figure.add_gridspec(2, len(moments), height_ratios=[1, 1.6])
+        for column, moment in enumerate(moments):
+            axes = figure.add_subplot(grid[0, column])
+            axes.set_axis_off()
+            axes.imshow(pictures[moment], cmap="gray_r", vmin=0, vmax=1, interpolation="nearest")
+            axes.set_title(str(moment), loc="center", size=_SMALL, weight="normal", color=QUIET)
+        axes = figure.add_subplot(grid[1, :])
+        _ticks(axes)
+        axes.spines[["top", "right", "left"]].set_visible(False)
+        axes.grid(axis="y", color=HAIR, linewidth=0.8)
+        axes.plot(np.arange(steps + 1), _finite(energy), color=BLUE, linewidth=1.4)
+        _head(axes, "Energy")
+        axes.set_xlabel("Settling step")
+    return _say(
+        figure,
+        f"A dream settling for {steps} steps, seen at steps {', '.join(map(str, moments))}: "
+        f"energy {_range(energy, '{:.4g}')}.",
+    )
+
+
+def completions(
+    truth: np.ndarray, seen: np.ndarray, completed: np.ndarray, shape: tuple[int, ...]
+) -> "Figure":
+    """Three rows: what was shown, how it was completed, and what was there.
+
+    **Arguments:** `truth`, `completed`, (images, pixels) in [0, 1]; `seen`, (pixels,) booleans;
+    `shape` of an image. What was not shown is drawn in a light grey.
+
+    **Raises:** `InputError` if these do not fit each other.
+    """
+    truth, completed = np.asarray(truth, float), np.asarray(completed, float)
+    seen = np.asarray(seen, bool)
+    if truth.shape != completed.shape or seen.shape != truth.shape[1:]:
+        raise InputError(
+            f"completions: images {truth.shape}, completed {completed.shape}, seen {seen.shape}"
+        )
+    rows = np.concatenate([np.where(seen, truth, 0.12), completed, truth])
+    sheet = _sheet(_pictures("completions", rows, shape), len(truth))
+    error = np.abs(completed - truth)[:, ~seen].mean()
+    with _style():
+        figure, axes = _gallery(sheet)
+        _name_rows(axes, ["shown", "completed", "truth"], sheet.shape[0])
+    return _say(
+        figure,
+        f"{len(truth)} images of which {100 * seen.mean():.0f} % of the pixels were shown: the "
+        f"completed pixels are off by {error:.3f} on average.",
+    )
+
+
 def alt_text(figure: "Figure") -> str:
     """What the figure says, for those who cannot see it; empty for a figure made elsewhere."""
     return str(figure.get_label())
@@ -565,10 +655,10 @@ def _tiles(weight: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     return fields.transpose(0, 1, 3, 2).reshape(units, height, channels * width)
 
 
-def _sheet(tiles: np.ndarray) -> np.ndarray:
-    """All tiles on one sheet, near to square, with gutters that are not a number."""
+def _sheet(tiles: np.ndarray, columns: int | None = None) -> np.ndarray:
+    """All tiles on one sheet, near to square by default, gutters that are not a number."""
     units, height, width = tiles.shape[:3]
-    columns = min(units, max(1, math.ceil(math.sqrt(units * height / width))))
+    columns = columns or min(units, max(1, math.ceil(math.sqrt(units * height / width))))
     rows = math.ceil(units / columns)
     gap = max(1, round(0.07 * min(height, width)))
     size = (rows * (height + gap) - gap, columns * (width + gap) - gap, *tiles.shape[3:])
@@ -595,3 +685,34 @@ def _draw_fields(figure: "Figure", axes: "Axes", sheet: np.ndarray, limit: float
     bar.ax.tick_params(length=0)
     bar.outline.set_visible(False)  # type: ignore[operator]
     bar.set_label("Incoming weight", color=QUIET)
+
+
+# Pictures.
+
+
+def _pictures(what: str, images: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Flat images as tiles."""
+    images = np.asarray(images, dtype=float)
+    if images.ndim != 2 or not images.size or images.shape[1] != math.prod(shape):
+        raise InputError(f"{what}: images of shape {images.shape} for pixels of shape {shape}")
+    return _tiles(images.T, shape)
+
+
+def _gallery(sheet: np.ndarray) -> tuple["Figure", "Axes"]:
+    """A sheet of pictures, ink on paper."""
+    height, width = sheet.shape[:2]
+    figure, axes = _single(_WIDTH, min(max(6.4 * height / width, 0.8), 9.0) + 0.2)
+    if sheet.ndim == 3:
+        axes.imshow(np.where(np.isnan(sheet), 1.0, sheet), interpolation="nearest")
+    else:
+        axes.imshow(sheet, cmap="gray_r", vmin=0, vmax=1, interpolation="nearest")
+    axes.set_xticks([])
+    axes.set_yticks([])
+    return figure, axes
+
+
+def _name_rows(axes: "Axes", names: Sequence[str], height: int) -> None:
+    """A name beside each of the rows that share a sheet's height evenly."""
+    step = height / len(names)
+    axes.set_yticks([step * (row + 0.5) for row in range(len(names))], [_plain(n) for n in names])
+    axes.tick_params(axis="y", length=0)

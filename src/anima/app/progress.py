@@ -108,4 +108,6 @@ def describe(now: Tick) -> str:
             if f"{judge}_accuracy" in row and row["epoch"] == now.rows[-1]["epoch"]:
                 name = judge if row["who"] == "circuit" else "twin"
                 text += f"  {name} {100 * row[f'{judge}_accuracy']:.2f}%"
+    if now.rows and "skipped" in now.rows[-1]:
+        text += f"  skipped {100 * now.rows[-1]['skipped']:.0f}% of updates"
     return text

@@ -60,7 +60,7 @@ def write_report(
             raise InputError(
                 f"report: figure name {name!r}: it names a file, so use letters, digits, - and _"
             )
-    drawn = {name: _png(figure) for name, (figure, _) in figures.items()}
+    drawn = {name: as_png(figure) for name, (figure, _) in figures.items()}
     shown = [_figure(name, drawn[name], *figures[name]) for name in figures]
     page = _page(title, list(facts), shown, config_text, headlines)
     (folder / "figures").mkdir(parents=True, exist_ok=True)
@@ -139,7 +139,7 @@ def _text(text: object) -> str:
     return html.escape(str(text), quote=True)
 
 
-def _png(figure: "Figure") -> bytes:
+def as_png(figure: "Figure") -> bytes:
     """The figure as PNG, its alternative text within; the name of the drawer is left out."""
     into = io.BytesIO()
     words = {"Software": None, "Description": alt_text(figure) or None}

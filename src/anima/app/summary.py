@@ -9,6 +9,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array
 
 import anima.run.config as configs
@@ -19,7 +20,7 @@ from anima.circuit.image import Conv, Pool
 from anima.learn.assigners import EquilibriumPropagation
 from anima.learn.learner import Learner
 from anima.run.evaluate import accuracy, as_inputs, confusion
-from anima.run.folder import Header
+from anima.run.folder import Header, load, read
 from anima.run.train import Outcome, Training
 from anima.settle.settle import trace
 from anima.world.data import Data
@@ -47,7 +48,7 @@ def write_summary(
         "twin_accuracy": twin,
         "seconds": outcome.seconds,
     }
-    drawn = _figures(training, outcome, data, images, header)
+    drawn = _figures(training, outcome, data, images, header) | _dreams(out)
     report = write_report(
         out,
         title=f"{header.data} by {header.preset}",
@@ -147,6 +148,22 @@ def _fields(synapse: Any, shape: tuple[int, ...]) -> tuple[np.ndarray, Any]:
         return weight, shape
     *window, channels, units = weight.shape
     return weight.reshape(-1, units), (*window, channels) if channels > 1 else tuple(window)
+
+
+def _dreams(out: Path):
+    """Dreams of every class, where the run remembers any."""
+    memory = load(out).memory
+    if memory is None:
+        return {}
+    labels = np.repeat(np.asarray(memory.labels, np.int32), 10)
+    images = memory.imagine(jnp.asarray(labels), key=jax.random.key(0))
+    shape = tuple(read(out)[0].shape)
+    return {
+        "dreams": (
+            figures.dreams(np.asarray(images), labels, shape),
+            "What the run dreams of when a label is clamped; more with `anima dream`.",
+        )
+    }
 
 
 def _settling(learner: Learner, circuit: AbstractCircuit, image: np.ndarray, wanted: np.ndarray):

@@ -12,23 +12,30 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from anima.circuit.circuit import AbstractCircuit, gradient
+from anima.core.errors import InputError
 from anima.core.types import State, worst
 from anima.learn.assigners import AbstractAssigner, Info
 from anima.learn.costs import AbstractCost
+from anima.learn.gate import AbstractGate, Waiting
 
 Augment = Callable[[Float[Array, "..."], PRNGKeyArray], Float[Array, "..."]]
 """A random change of one input that keeps its meaning."""
 
 _AUGMENT = 0x5EED  # keeps the stream of augmentation apart from the streams of the steps
+_GATE = 0x6A7E  # and the stream of the gate
 
 
 class LearnerState(eqx.Module):
-    """What resuming needs: the circuit, the optimiser's memory, the step count and the key."""
+    """What resuming needs: the circuit, the optimiser's memory, the step count and the key.
+
+    `waiting`: with a gate, the examples that it let through and that were not learnt yet.
+    """
 
     circuit: AbstractCircuit
     optimiser: optax.OptState
     step: Int[Array, ""]
     key: PRNGKeyArray
+    waiting: Waiting | None = None
 
 
 class Learner(eqx.Module):
@@ -42,6 +49,8 @@ class Learner(eqx.Module):
       the same in all phases.
     - `align`: whether to report the cosine between each batch's credit and the true gradient,
       which costs a backward pass.
+    - `gate`: lets only some examples through to learning (`learn/gate.py`); `batch` of those make
+      an update. Clamps are then of the node `input` alone.
 
     >>> learner = Learner(circuit, EquilibriumPropagation(), SquaredError(), optax.sgd(0.1))
     >>> state = learner.init(jax.random.key(0))
@@ -55,6 +64,8 @@ class Learner(eqx.Module):
     optimiser: optax.GradientTransformation = eqx.field(static=True)
     noise: tuple[tuple[str, float], ...] = eqx.field(static=True, default=())
     align: bool = eqx.field(static=True, default=False)
+    gate: AbstractGate | None = None
+    batch: int = eqx.field(static=True, default=32)
 
     def __check_init__(self):
         self.circuit.silence(dict(self.noise), key=jax.random.key(0))
@@ -63,7 +74,9 @@ class Learner(eqx.Module):
         """The state before the first step, in memory of its own."""
         circuit, key = jax.tree.map(_copied, (self.circuit, key))
         learnt: Any = circuit.parameters()[0]
-        return LearnerState(circuit, self.optimiser.init(learnt), jnp.zeros((), jnp.int32), key)
+        memory, none = self.optimiser.init(learnt), jnp.zeros((), jnp.int32)
+        waiting = self._nobody() if self.gate is not None else None
+        return LearnerState(circuit, memory, none, key, waiting)
 
     def step(
         self, state: LearnerState, batch: tuple[State, PyTree[Array]]
@@ -76,6 +89,13 @@ class Learner(eqx.Module):
         **Returns:** the new state, and an `Info`: batch means, the largest residual and steps,
         the worst result, and the outputs (batch, ...).
         """
+        if self.gate is not None:
+            return self._look(self.gate, state, batch)
+        state, info = self._learn(state, batch)
+        return eqx.tree_at(lambda s: s.step, state, state.step + 1), info
+
+    def _learn(self, state: LearnerState, batch, gain: Any = None) -> tuple[LearnerState, Info]:
+        """The update from one batch, and its `Info`; the clock stands still."""
         clamp, target = batch
         examples = jax.tree.leaves(target)[0].shape[0]
         keys = jax.random.split(jax.random.fold_in(state.key, state.step), examples)
@@ -89,7 +109,7 @@ class Learner(eqx.Module):
             moving, memory, carry = loop
             circuit = eqx.combine(moving, still)
             credit, (infos, carry) = self._credit(circuit, clamp, target, keys, carry)
-            circuit, memory = self._moved(circuit, credit, memory)
+            circuit, memory = self._moved(circuit, credit, memory, state.step, gain)
             return (eqx.filter(circuit, eqx.is_array), memory, carry), infos
 
         turns = self.assigner.turns
@@ -97,17 +117,25 @@ class Learner(eqx.Module):
             turn, (moving, state.optimiser, carry), length=turns, unroll=turns == 1
         )
         info = summary(jax.tree.map(lambda x: x[-1], infos))
-        steps = jnp.max(jnp.sum(infos.steps, 0))
-        info = eqx.tree_at(lambda i: i.steps, info, steps)
-        return LearnerState(eqx.combine(moving, still), memory, state.step + 1, state.key), info
+        info = eqx.tree_at(lambda i: i.steps, info, jnp.max(jnp.sum(infos.steps, 0)))
+        circuit = eqx.combine(moving, still)
+        return LearnerState(circuit, memory, state.step, state.key, state.waiting), info
 
     def _moved(
-        self, circuit: AbstractCircuit, credit: Any, memory: optax.OptState
+        self,
+        circuit: AbstractCircuit,
+        credit: Any,
+        memory: optax.OptState,
+        step: Int[Array, ""],
+        gain: Any,
     ) -> tuple[AbstractCircuit, optax.OptState]:
         """The circuit after one step of the optimiser, and its memory."""
         learnt: Any  # a circuit, which is a pytree as optax wants
         learnt, rest = circuit.parameters()
-        updates, memory = self.optimiser.update(credit, memory, learnt)
+        update = optax.with_extra_args_support(self.optimiser).update
+        updates, memory = update(credit, memory, learnt, step=step)
+        if gain is not None:
+            updates = jax.tree.map(lambda u: gain * u, updates)
         return eqx.combine(eqx.apply_updates(learnt, updates), rest).normalise(), memory
 
     def compiled(self) -> Callable[[LearnerState, Any], tuple[LearnerState, Info]]:
@@ -133,6 +161,56 @@ class Learner(eqx.Module):
             return joined(arrays), info
 
         return step
+
+    def _look(self, gate: AbstractGate, state: LearnerState, batch) -> tuple[LearnerState, Info]:
+        """Looks at a batch, and learns one of those that surprised once there are enough."""
+        clamp, target = batch
+        assert state.waiting is not None
+        shown = jax.tree.leaves(target)[0].shape[0]
+        if set(clamp) != {"input"} or shown > self.batch:
+            raise InputError(
+                f"a gated learner was shown {shown} examples with clamps of "
+                f"{sorted(clamp)}: it takes clamps of input alone, at most batch = {self.batch}"
+            )
+        answer = jax.vmap(partial(self.assigner.predict, state.circuit))(clamp)
+        surprise = jax.vmap(self.cost)(target, answer.state["output"])
+        key = jax.random.fold_in(jax.random.fold_in(state.key, _GATE), state.step)
+        waiting = state.waiting
+        admitted, threshold = gate.admit(surprise, waiting.threshold, state.step == 0, key=key)
+        waiting = waiting.add(clamp["input"], target, admitted, threshold)
+        state = LearnerState(state.circuit, state.optimiser, state.step, state.key, waiting)
+
+        def learn(state):
+            rows = slice(0, self.batch)
+            first = {"input": state.waiting.inputs[rows]}, state.waiting.targets[rows]
+            state, info = self._learn(state, first, gate.gain)
+            said = info.residual, info.steps, info.result
+            return eqx.tree_at(lambda s: s.waiting, state, state.waiting.served()), said
+
+        def skip(state):
+            return state, jax.tree.map(
+                lambda x: jnp.zeros((), x.dtype), (answer.residual, answer.steps, answer.result)
+            )
+
+        arrays, static = eqx.partition(state, eqx.is_array)
+        inner = lambda branch: lambda arrays: _arrays(branch(eqx.combine(arrays, static)))
+        ready = waiting.count >= self.batch
+        arrays, (residual, steps, result) = jax.lax.cond(ready, inner(learn), inner(skip), arrays)
+        state = eqx.combine(arrays, static)
+        return eqx.tree_at(lambda s: s.step, state, state.step + 1), Info(
+            cost=jnp.mean(surprise),
+            output=answer.state["output"],
+            energy=jnp.mean(answer.energy),
+            energies=jax.tree.map(jnp.mean, jax.vmap(state.circuit.energies)(answer.state)),
+            residual=jnp.maximum(jnp.max(answer.residual), residual),
+            steps=jnp.max(answer.steps) + steps,
+            result=worst(answer.result, result),
+        )
+
+    def _nobody(self) -> Waiting:
+        room, none = 2 * self.batch, jnp.zeros((), jnp.int32)
+        empty = lambda name: jnp.zeros((room, *self.circuit.node(name).shape))
+        return Waiting(empty("input"), empty("output"), none, jnp.zeros(()), none)
 
     def gradient(
         self,
@@ -246,6 +324,10 @@ def _put(leaves: list, places: list[int], arrays: list) -> list:
 
 def _copied(leaf: Any) -> Any:
     return jnp.copy(leaf) if eqx.is_array(leaf) else leaf
+
+
+def _arrays(branch: tuple[LearnerState, Any]) -> tuple[Any, Any]:
+    return eqx.filter(branch[0], eqx.is_array), branch[1]
 
 
 def summary(infos: Info) -> Info:

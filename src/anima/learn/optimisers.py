@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import optax
 
 from anima.circuit.circuit import AbstractCircuit
@@ -78,8 +79,25 @@ def optimiser(
             {node.name: rates[0] for node in circuit.nodes if not node.parents and rates}
             | dict(zip(receiving, rates, strict=True))
         ),
-        optax.scale_by_learning_rate(shape),
+        scale_by_clock(shape),
     )
+
+
+def scale_by_clock(schedule: optax.Schedule) -> optax.GradientTransformationExtraArgs:
+    """Multiplies updates by minus the schedule, read at `step` if the caller has a clock.
+
+    Without one it counts its own updates. A learner that skips updates has one: its rate falls as
+    its life goes on, not as often as it learns.
+    """
+
+    def update(updates, state, params=None, *, step=None, **more):
+        del params, more
+        rate = -schedule(state.count if step is None else step)
+        scaled = jax.tree.map(lambda g: jnp.array(rate, dtype=g.dtype) * g, updates)
+        return scaled, optax.ScaleByScheduleState(optax.safe_increment(state.count))
+
+    init = lambda params: optax.ScaleByScheduleState(jnp.zeros((), jnp.int32))
+    return optax.GradientTransformationExtraArgs(init, update)
 
 
 def layer(path: tuple) -> str:

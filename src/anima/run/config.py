@@ -36,6 +36,7 @@ from anima.learn.assigners import (
     PredictiveCoding,
 )
 from anima.learn.costs import COSTS
+from anima.learn.gate import GATES, AbstractGate
 from anima.learn.learner import Learner
 from anima.learn.optimisers import optimiser
 from anima.settle.solvers import AbstractSolver, Anderson, Euler, EvenOdd, Momentum
@@ -116,6 +117,44 @@ class Twin:
 
 
 @dataclasses.dataclass(frozen=True)
+class Dream:
+    """What the run remembers once it has learnt, so that it can be dreamt (learn/memory.py).
+
+    - `code`: units of a linear predictive code of the images, learnt for itself; or
+    - `read`: the hidden node whose activity is the code, with top-down synapses learnt from it.
+      Neither (the default): no memory, no dreams.
+    - `concepts`, a class; `rank`, how many directions each remembers; `blend`, how much of its
+      covariance it shares with its class.
+    - `epochs`, `rate`: how the synapses between code and pixels learn; the rate is relative to
+      the largest stable one (about 2).
+    """
+
+    code: int = 0
+    read: str = ""
+    concepts: int = 10
+    rank: int = 20
+    blend: float = 0.2
+    epochs: int = 2
+    rate: float = 1.0
+
+    def __post_init__(self):
+        if self.code and self.read:
+            raise InputError(
+                f"dream.code is {self.code} and dream.read is {self.read!r}: give one of them"
+            )
+        for name in ("concepts", "rank", "epochs"):
+            if getattr(self, name) < 1:
+                raise InputError(f"dream.{name} is {getattr(self, name)}: it must be at least 1")
+        if not 0 <= self.blend <= 1:
+            raise InputError(f"dream.blend is {self.blend}: it must be in [0, 1]")
+
+    @property
+    def enabled(self) -> bool:
+        """Whether there is a memory at all."""
+        return bool(self.code or self.read)
+
+
+@dataclasses.dataclass(frozen=True)
 class Config:
     """All that a run of `anima learn` depends on, beside its data and its seed.
 
@@ -123,6 +162,7 @@ class Config:
     a node, or `hidden` for all hidden nodes, to its silencing rate; `optimiser` holds the
     arguments of `anima.optimiser`. `circuit.hidden` lists the hidden layers, each a number of
     units or a table with the fields of a `Convolution`.
+    `gate` names a gate, or is empty: then all is learnt.
     """
 
     circuit: Table
@@ -132,6 +172,8 @@ class Config:
     optimiser: Table
     train: Train
     twin: Twin
+    dream: Dream = Dream()
+    gate: Table = dataclasses.field(default_factory=dict)
 
 
 def preset_names() -> list[str]:
@@ -220,6 +262,8 @@ def resolve(table: Table) -> Config:
         ),
         train=Train(**_arguments("train", Train, table.get("train", {}))),
         twin=Twin(**_arguments("twin", Twin, table.get("twin", {}))),
+        dream=Dream(**_arguments("dream", Dream, table.get("dream", {}))),
+        gate=_named("gate", GATES, table["gate"]) if table.get("gate") else {},
     )
     _refuse_negative(as_table(config))
     return config
@@ -266,6 +310,8 @@ def build_learner(config: Config, circuit: AbstractCircuit, per_epoch: int) -> L
         cost=cost,
         optimiser=optimiser(circuit, **config.optimiser, **schedule),
         noise=_noise(config, circuit),
+        gate=_gate(config),
+        batch=config.train.batch,
     )
 
 
@@ -322,6 +368,11 @@ def _builder(family: Any, hidden: list[Any]) -> Callable[..., AbstractCircuit]:
             f"{', '.join(sorted(CONVOLUTIONAL))}"
         )
     return CONVOLUTIONAL[family]
+
+
+def _gate(config: Config) -> AbstractGate | None:
+    table = dict(config.gate)
+    return GATES[table.pop("name")](**table) if table else None
 
 
 def _noise(config: Config, circuit: AbstractCircuit) -> tuple[tuple[str, float], ...]:

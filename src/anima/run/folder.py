@@ -14,9 +14,11 @@ import anima.run.config as configs
 from anima.circuit.circuit import AbstractCircuit
 from anima.core.errors import InputError
 from anima.learn.learner import Learner
+from anima.learn.memory import Memory
 from anima.run.checkpoint import write_atomically
 from anima.run.config import Config
 from anima.run.evaluate import Images, outputs
+from anima.run.memory import load_memory
 from anima.run.weights import load_weights
 from anima.world.data import Data, load_data
 
@@ -40,7 +42,8 @@ class Header:
 class Trained:
     """A run, loaded: its circuit with its learnt weights, and how it was made.
 
-    `twin` is its backprop twin's learner, with the twin's weights, if there was one.
+    `twin` is its backprop twin's learner, with the twin's weights, if there was one; `memory` is
+    what it remembers for dreams, if it was asked to.
     """
 
     folder: Path
@@ -48,6 +51,7 @@ class Trained:
     config: Config
     learner: Learner
     twin: Learner | None = None
+    memory: Memory | None = None
 
     @property
     def circuit(self) -> AbstractCircuit:
@@ -111,7 +115,10 @@ def load(run: str | Path) -> Trained:
     path = folder / "twin.safetensors"
     if config.twin.enabled and path.exists():
         twin = configs.build_twin(config, load_weights(path, blank), 1)
-    return Trained(folder, header, config, learner, twin)
+    path, memory = folder / "memory.safetensors", None
+    if config.dream.enabled and path.exists():
+        memory = load_memory(path, config.dream, learner, pixels)
+    return Trained(folder, header, config, learner, twin, memory)
 
 
 def make(path: Path) -> None:

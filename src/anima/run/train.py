@@ -26,6 +26,7 @@ from anima.run import checkpoint
 from anima.run.config import Config, Table
 from anima.run.evaluate import accuracy, as_inputs
 from anima.run.interrupt import asked_to_stop
+from anima.run.memory import check_dream, learn_memory, save_memory
 from anima.run.metrics import MetricsLog, Row
 from anima.run.weights import save_weights
 from anima.world.augment import shifted
@@ -109,6 +110,7 @@ class Training:
         self.twin = (
             configs.build_twin(config, circuit, self.per_epoch) if config.twin.enabled else None
         )
+        check_dream(config.dream, circuit, self.inputs, self.targets)
         self.augment = shifted(data.shape, train.shift) if train.shift else None
         for learner in (self.learner, self.twin):
             if learner is not None:  # a circuit that an assigner cannot serve shows now, not later
@@ -156,7 +158,20 @@ class Training:
         save_weights(self.folder / "weights.safetensors", lives.circuit.circuit)
         if lives.twin is not None:
             save_weights(self.folder / "twin.safetensors", lives.twin.circuit)
+        if self.config.dream.enabled and not interrupted:
+            self._remember(lives)
         return Outcome(lives, rows, time.monotonic() - started, interrupted)
+
+    def _remember(self, lives: Lives) -> None:
+        """What is kept for dreams: made anew from the same bits whenever the run is complete."""
+        memory = learn_memory(
+            self.config.dream,
+            dataclasses.replace(self.learner, circuit=lives.circuit.circuit),
+            self.inputs,
+            np.asarray(self.targets).argmax(-1),
+            key=self.keys["memory"],
+        )
+        save_memory(self.folder / "memory.safetensors", memory)
 
     @property
     def steps(self) -> int:
@@ -274,6 +289,7 @@ class Training:
                     "settling_steps": seen["settling_steps"],
                     "seconds": seconds,
                 }
+                | _gated(state)
             )
         return rows
 
@@ -293,12 +309,20 @@ class Training:
         )
 
 
-_STREAMS = ("circuit", "learning", "order")
+_STREAMS = ("circuit", "learning", "order", "memory")
 
 _REMEDIES = {
     "circuit": "reduce optimiser.rate, assigner.beta or the solver's dt",
     "twin": "reduce twin.rate (or set twin.enabled=false)",
 }
+
+
+def _gated(state: LearnerState) -> Row:
+    """What a gate did so far: the share of updates that were skipped, and its threshold now."""
+    if state.waiting is None:
+        return {}
+    skipped = 1 - int(state.waiting.updates) / int(state.step)
+    return {"skipped": skipped, "threshold": float(state.waiting.threshold)}
 
 
 def _fingerprint(data: Data) -> str:

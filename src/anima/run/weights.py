@@ -16,8 +16,22 @@ from anima.run.checkpoint import write_bytes_atomically
 
 def save_weights(path: Path, circuit: AbstractCircuit) -> None:
     """Writes every parameter under its dotted name, e.g. `synapses.input->h1.weight`."""
-    named = {name: np.asarray(leaf, order="C") for name, leaf in _named(circuit)}
-    write_bytes_atomically(path, to_bytes(named, metadata={"format": "anima"}))
+    write_arrays(path, {name: np.asarray(leaf) for name, leaf in _named(circuit)})
+
+
+def write_arrays(path: Path, named: dict[str, np.ndarray]) -> None:
+    """Writes arrays under their names, atomically."""
+    whole = {name: np.asarray(array, order="C") for name, array in named.items()}
+    write_bytes_atomically(path, to_bytes(whole, metadata={"format": "anima"}))
+
+
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of a file by name; raises `InputError` if it is missing or damaged."""
+    try:
+        with safe_open(str(path), framework="numpy") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"cannot read the weights {path}: {error}") from error
 
 
 def load_weights(path: Path, like: AbstractCircuit) -> AbstractCircuit:
@@ -25,11 +39,7 @@ def load_weights(path: Path, like: AbstractCircuit) -> AbstractCircuit:
 
     **Raises:** `InputError` if the file is missing or damaged, or a name or shape differs.
     """
-    try:
-        with safe_open(str(path), framework="numpy") as file:
-            found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError) as error:
-        raise InputError(f"cannot read the weights {path}: {error}") from error
+    found = read_arrays(path)
     names = [name for name, _ in _named(like)]
     if set(names) != set(found):
         odd = sorted(set(names) ^ set(found))[0]

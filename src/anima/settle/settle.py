@@ -9,11 +9,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jaxtyping import Array, Bool
 
 from anima.circuit.circuit import AbstractCircuit
+from anima.core.errors import InputError
 from anima.core.hoist import hoist
 from anima.core.types import Cost, Equilibrium, Result, State
 from anima.settle.solvers import AbstractSolver, Euler, Landscape, residual
+
+Mask = dict[str, Bool[Array, "..."]]
+"""Node name -> which of its units."""
 
 
 def settle(
@@ -26,6 +31,7 @@ def settle(
     tol: float | jax.Array = 1e-4,
     max_steps: int | jax.Array = 200,
     start: State | None = None,
+    only: Mask | None = None,
 ) -> Equilibrium:
     """Lets the free nodes of one example settle on E(z) + nudge * cost(z_output).
 
@@ -39,13 +45,15 @@ def settle(
       exactly `max_steps` steps, which is cheaper under `vmap` (no example waits for another).
     - `max_steps`: may be a traced integer; compile time does not depend on it.
     - `start`: a full state to start from (default: `circuit.start(clamp)`).
+    - `only`: node name -> which of its units the clamp holds; its others settle. A picture of
+      which half is seen is a clamp of half a node.
 
     **Returns:** an `Equilibrium`; a divergence is reported in its `result`, never silent.
 
     Batch with `jax.vmap`: an example that has settled stops moving whatever its neighbours do,
     so its answer does not depend on its batch.
     """
-    landscape, free = _landscape(circuit, clamp, cost, nudge, start)
+    clamp, landscape, free = _landscape(circuit, clamp, cost, nudge, start, only)
     fixed = isinstance(tol, int | float) and tol == 0
 
     def unsettled(loop):
@@ -74,6 +82,7 @@ def trace(
     solver: AbstractSolver = Euler(),
     steps: int = 50,
     start: State | None = None,
+    only: Mask | None = None,
 ) -> Equilibrium:
     """Settles as `settle` does and keeps every step, for figures.
 
@@ -82,7 +91,7 @@ def trace(
     **Returns:** an `Equilibrium` whose fields have a leading axis of `steps + 1`: the start and
     the state after each step (`steps` counts them from 0).
     """
-    landscape, free = _landscape(circuit, clamp, cost, nudge, start)
+    clamp, landscape, free = _landscape(circuit, clamp, cost, nudge, start, only)
 
     def advance(loop, _):
         free, carry = loop
@@ -101,13 +110,15 @@ def _landscape(
     cost: Cost | None,
     nudge: float | jax.Array,
     start: State | None,
-) -> tuple[Landscape, State]:
-    """The total force on the free nodes, with all that the clamps decide computed once."""
+    only: Mask | None,
+) -> tuple[State, Landscape, State]:
+    """The whole clamps and the total force on the free nodes, all that is constant computed."""
     circuit.check_clamp(clamp)
     if cost is not None:
         circuit.node("output")
+    clamp, held = _partial(clamp, only or {})
     begin = circuit.start(clamp) if start is None else start | clamp
-    free = {name: value for name, value in begin.items() if name not in clamp}
+    free = _hold({name: value for name, value in begin.items() if name not in clamp}, held)
     if jnp.iscomplexobj(nudge):
         free = {name: jax.lax.complex(z, jnp.zeros_like(z)) for name, z in free.items()}
 
@@ -126,14 +137,41 @@ def _landscape(
             stiff["output"] = stiff["output"] + pulled * _stiffness(cost, free["output"])
         return stiff
 
-    return Landscape(
-        force=hoist(force, free),
-        project=circuit.project,
-        curvature=hoist(curvature, free),
-        blocks=tuple(
-            block for group in circuit.blocks() if (block := tuple(n for n in group if n in free))
+    return (
+        clamp,
+        Landscape(
+            force=hoist(force, free),
+            project=lambda state: _hold(circuit.project(state), held),
+            curvature=hoist(curvature, free),
+            blocks=tuple(
+                block
+                for group in circuit.blocks()
+                if (block := tuple(n for n in group if n in free))
+            ),
         ),
-    ), free
+        free,
+    )
+
+
+def _partial(clamp: State, only: Mask) -> tuple[State, dict[str, tuple[jax.Array, jax.Array]]]:
+    """The clamps of whole nodes, and of part of a node: (values, which units)."""
+    for name, mask in only.items():
+        if name not in clamp or jnp.shape(mask) != jnp.shape(clamp[name]):
+            raise InputError(
+                f"only[{name!r}] says which units a clamp holds: clamp {name!r} as well, with a "
+                "mask of the same shape"
+            )
+    whole = {name: value for name, value in clamp.items() if name not in only}
+    return whole, {name: (clamp[name], jnp.asarray(mask)) for name, mask in only.items()}
+
+
+def _hold(state: State, held: dict[str, tuple[jax.Array, jax.Array]]) -> State:
+    """The state with the held units where they are held: a bound that some units never leave."""
+    return state | {
+        name: jnp.where(mask, value, state[name])
+        for name, (value, mask) in held.items()
+        if name in state
+    }
 
 
 def slope(cost: Cost, output: jax.Array) -> jax.Array:

@@ -13,6 +13,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Int, PRNGKeyArray
 
 from anima.core.errors import check_positive, check_range
 from anima.core.types import Scalar, State
@@ -97,6 +98,42 @@ class Momentum(AbstractSolver):
         # what a bound took from the motion is taken from the velocity too
         velocity = {n: moved[n] - free[n] for n in free}
         return moved, velocity, residual(landscape.project, free, force)
+
+
+class Langevin(AbstractSolver):
+    """z <- project(z + dt force + sqrt(2 dt T) n), n ~ N(0, 1): settling that never comes to rest.
+
+    Where the others find the lowest energy, this visits every state in proportion to
+    exp(-E / T): a dream, not an answer. The steps bias that a little: a direction of curvature c
+    ends with the variance T / (c (1 - dt c / 2)), T / c as dt -> 0. Ask for a number of steps
+    (`tol=0`), since the force never dies. Temperature 0 is Euler. Langevin (1908); as a sampler,
+    Parisi (1981).
+
+    - `key`: all of its noise. A batch wants one solver, so one key, an example.
+    - `dt`, `temperature`: T = 1 samples the density that the energy is the -log of.
+    """
+
+    rolls_on: ClassVar[bool] = True
+
+    key: PRNGKeyArray
+    dt: float = 0.01
+    temperature: float = 1.0
+
+    def __check_init__(self):
+        check_positive("Langevin", dt=self.dt)
+        check_range("Langevin", 0, float("inf"), temperature=self.temperature)
+
+    def init(self, landscape: Landscape, free: State) -> Int[Array, ""]:
+        return jnp.zeros((), jnp.int32)
+
+    def step(self, landscape: Landscape, free: State, carry: Any) -> tuple[State, Any, Scalar]:
+        force, key = landscape.force(free), jax.random.fold_in(self.key, carry)
+        spread = jnp.sqrt(2 * self.dt * self.temperature)
+        moved = {}
+        for index, (name, z) in enumerate(free.items()):
+            noise = jax.random.normal(jax.random.fold_in(key, index), z.shape, z.dtype)
+            moved[name] = z + self.dt * force[name] + spread.astype(z.dtype) * noise
+        return landscape.project(moved), carry + 1, residual(landscape.project, free, force)
 
 
 class EvenOdd(AbstractSolver):

@@ -1,0 +1,277 @@
+"""Memory without data: classes come in tasks, and dreams keep the old ones.
+
+    python -m benchmarks.continual --seeds 10 --data-dir DIR
+    python -m benchmarks.continual --data fashion-mnist --seeds 10 --data-dir DIR
+    python -m benchmarks.continual --data mnist+fashion-mnist --seeds 3 --data-dir DIR
+    python -m benchmarks.continual --curve --seeds 3 --data-dir DIR
+
+Rows, for the same network, images seen through the same code, and the same number of steps:
+
+- `dreams`: replay of dreams, learnt by equilibrium propagation; no image is kept;
+- `twin`: the same dreams and network, learnt by backpropagation at its own rate;
+- `buffer`: replay of as many raw images as the memory's numbers would hold (784 numbers each);
+- `naive`: no replay. `joint`: all data at once, asleep on real images;
+- `statistics`: what the stored concepts alone make of the test images, as a density.
+
+Both scenarios are read from one life: class-incremental (which of all classes) and
+task-incremental (which of the task's own). Every phase is local but for what `LOCAL` says.
+"""
+
+import argparse
+import dataclasses
+import itertools
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from anima.circuit.circuit import AbstractCircuit
+from anima.circuit.hopfield import Hopfield
+from anima.learn.assigners import Backprop, EquilibriumPropagation
+from anima.learn.costs import CrossEntropy
+from anima.learn.learner import Learner
+from anima.learn.memory import Concepts, Memory, Reader, learn_code
+from anima.learn.optimisers import optimiser
+from anima.run import checkpoint
+from anima.run.continual import Buffer, Dreams, Rhythm, live
+from anima.run.evaluate import outputs
+from anima.world.data import Data, load_data
+from benchmarks.accuracy import summarise
+
+RESULTS = Path(__file__).parent / "results"
+LOCAL = {
+    "code (pixels to code and back)": "local: Oja's subspace rule, W^T back shares W's weights",
+    "concepts' means": "local: the winner moves towards what it won; who wins is a competition",
+    "concepts' covariances": "local: Hebbian co-activations of code units, averaged",
+    "their compression": "local: Hebb with inhibition by the factors' own co-activations",
+    "a dream for replay": "local: noise through the factors, added to the winner's mean",
+    "the network": "local: equilibrium propagation with plain SGD, but means over a batch",
+    "cross-entropy's softmax": "not local: it sums over the outputs",
+    "which concept is dreamt": "not local: a draw in proportion to counts",
+}
+RHYTHM = Rhythm()
+HIDDEN = 512
+
+
+@dataclasses.dataclass(frozen=True)
+class Size:
+    """How large a memory is: units of the code, concepts a class, directions of each."""
+
+    code: int = 80
+    concepts: int = 20
+    rank: int = 14
+
+    def numbers(self, classes: int, pixels: int) -> int:
+        """All that is kept: the code's synapses and biases, and the concepts."""
+        each = self.code * (self.rank + 1) + 2
+        return (self.code + 1) * pixels + classes * self.concepts * each
+
+
+CURVE = (
+    Size(),
+    Size(64, 14, 12),
+    Size(56, 8, 12),
+    Size(48, 5, 10),
+    Size(40, 3, 8),
+    Size(32, 3, 6),
+)
+
+
+def tasks_of(data: Data, groups: list[tuple[int, ...]]):
+    """The training images and labels of each group of classes."""
+    flat = data.train_images.reshape(len(data.train_images), -1)
+    rows = [np.flatnonzero(np.isin(data.train_labels, group)) for group in groups]
+    return [(flat[row], data.train_labels[row]) for row in rows]
+
+
+def begin(images: np.ndarray, size: Size, seed: int) -> Memory:
+    """A memory that knows how to read and write, learnt on the first task, and nothing else."""
+    key = jax.random.key(seed)
+    visits = 20 * 12_000  # however small the first task is
+    epochs = max(1, round(visits / len(images)))
+    code = learn_code(jnp.asarray(images), size.code, epochs=epochs, key=key)
+    blank = Concepts(
+        jnp.zeros(0, jnp.int32),
+        jnp.zeros(0),
+        jnp.zeros((0, size.code)),
+        jnp.zeros((0, size.rank, size.code)),
+        jnp.zeros(0),
+    )
+    return Memory(Reader(code, "output", "input"), code, blank, jnp.asarray(0.01))
+
+
+def maker(rule: str, rate: float):
+    """How each phase learns: equilibrium propagation or, for the twin, backpropagation."""
+    if rule == "eqprop":
+        assigner = EquilibriumPropagation(0.2, "centred", free_steps=15, nudged_steps=6)
+        cost = CrossEntropy(10.0)
+    else:
+        assigner, cost = Backprop(), CrossEntropy(1.0)
+
+    def make(circuit: AbstractCircuit, steps: int) -> Learner:
+        return Learner(circuit, assigner, cost, schedule(circuit, rate, steps))
+
+    return make
+
+
+def schedule(circuit, rate, steps, made={}):  # noqa: B006
+    """SGD with a cosine to 0; the same object for the same phase, so that it compiles once."""
+    return made.setdefault(
+        (rate, steps), optimiser(circuit, rate=rate, schedule="cosine", per_epoch=steps)
+    )
+
+
+def scores(learner: Learner, circuit, test, labels, groups) -> dict[str, float]:
+    """Accuracy among all classes, and among those of each image's own task."""
+    answers = np.asarray(outputs(learner, circuit, test))
+    own = np.stack([np.isin(np.arange(answers.shape[1]), group) for group in groups])
+    task = np.asarray([next(t for t, g in enumerate(groups) if k in g) for k in labels])
+    masked = np.where(own[task], answers, -np.inf)
+    return {
+        "class": float(np.mean(answers.argmax(-1) == labels)),
+        "task": float(np.mean(masked.argmax(-1) == labels)),
+    }
+
+
+def one_life(
+    method: str, data: Data, groups: list[tuple[int, ...]], size: Size, rates: dict, seed: int
+) -> dict[str, Any]:
+    """One method, one seed: learns all tasks in order and is judged on the test set."""
+    begun, tasks = time.time(), tasks_of(data, groups)
+    memory = begin(tasks[0][0], size, seed)
+    seen = [(eqx.filter_jit(memory.see)(jnp.asarray(x)), y) for x, y in tasks]
+    test = np.asarray(
+        eqx.filter_jit(memory.see)(jnp.asarray(data.test_images.reshape(len(data.test_images), -1)))
+    )
+    life, birth = jax.random.split(jax.random.key(1000 + seed))
+    circuit = Hopfield.mlp([data.pixels, HIDDEN, data.classes], key=birth)
+    make = maker("backprop" if method == "twin" else "eqprop", rates[method])
+    numbers = size.numbers(data.classes, data.pixels)
+    rhythm, replay = RHYTHM, None
+    if method in ("dreams", "twin"):
+        replay = Dreams(memory, size.concepts, size.rank)
+    elif method == "buffer":
+        each = max(1, numbers // data.pixels // data.classes)
+        replay = Buffer.empty(data.classes, each, data.pixels)
+    elif method == "joint":
+        everything = [jnp.concatenate([x for x, _ in seen])], np.concatenate([y for _, y in seen])
+        seen = [(everything[0][0], everything[1])]
+        rhythm = dataclasses.replace(RHYTHM, wake=RHYTHM.wake + RHYTHM.sleep // 2)
+    judge, path = make(circuit, 1), []
+
+    def after(task: int, circuit: AbstractCircuit) -> None:
+        path.append(scores(judge, circuit, test, data.test_labels, groups))
+
+    circuit, kept = live(
+        circuit, make, seen, replay, rhythm, classes=data.classes, key=life, after=after
+    )
+    result = {"seed": seed, **path[-1], "path": path, "seconds": time.time() - begun}
+    if isinstance(kept, Dreams):
+        log = np.asarray(kept.memory.density(jnp.asarray(test), data.classes))
+        result["statistics"] = float(np.mean(log.argmax(-1) == data.test_labels))
+    return result
+
+
+def load(name: str, data_dir: str | None, validation: int) -> tuple[Data, list[tuple[int, ...]]]:
+    """A data set, or several in one life, and its tasks: pairs of classes, or whole sets."""
+    parts = [load_data(part, data_dir) for part in name.split("+")]
+    if validation:
+        parts = [held_out(part, validation) for part in parts]
+    if len(parts) == 1:
+        return parts[0], [(k, k + 1) for k in range(0, parts[0].classes, 2)]
+    starts = np.cumsum([0, *(part.classes for part in parts)])
+    join = lambda what: np.concatenate([getattr(part, what) for part in parts])
+    shift = lambda what: np.concatenate(
+        [getattr(p, what) + np.int32(s) for p, s in zip(parts, starts, strict=False)]
+    )
+    whole = Data(
+        name,
+        join("train_images"),
+        shift("train_labels"),
+        join("test_images"),
+        shift("test_labels"),
+        int(starts[-1]),
+    )
+    groups = [tuple(range(a, b)) for a, b in itertools.pairwise(starts)]
+    return whole, groups
+
+
+def held_out(data: Data, count: int) -> Data:
+    """The last training images in place of the test set, for choosing settings."""
+    return Data(
+        data.name,
+        data.train_images[:-count],
+        data.train_labels[:-count],
+        data.train_images[-count:],
+        data.train_labels[-count:],
+        data.classes,
+    )
+
+
+METHODS = ("dreams", "twin", "buffer", "naive", "joint")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", default="mnist")
+    parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--only", choices=METHODS, action="append")
+    parser.add_argument("--curve", action="store_true", help="several sizes of memory")
+    parser.add_argument("--rate", type=float, default=0.3)
+    parser.add_argument("--twin-rate", type=float, default=0.3)
+    parser.add_argument("--validation", type=int, default=0)
+    parser.add_argument("--data-dir")
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
+    data, groups = load(options.data, options.data_dir, options.validation)
+    rates = dict.fromkeys(METHODS, options.rate) | {"twin": options.twin_rate}
+    methods = options.only or (("dreams", "buffer") if options.curve else METHODS)
+    name = f"continual-{options.data}{'-curve' if options.curve else ''}.json"
+    out = options.out or RESULTS / name
+    rows: dict[str, Any] = {}
+    for seed in range(options.seeds):
+        for size in CURVE if options.curve else CURVE[:1]:
+            for method in methods:
+                found = one_life(method, data, groups, size, rates, seed)
+                label = f"{method} {size.code}x{size.concepts}x{size.rank}"
+                row = rows.setdefault(label, {"method": method, "runs": []})
+                row["runs"].append(found)
+                row |= summary(row["runs"], size, data)
+                print(
+                    label, json.dumps({k: v for k, v in found.items() if k != "path"}), flush=True
+                )
+        result = {
+            "command": f"python -m benchmarks.continual --data {options.data} --seeds "
+            f"{options.seeds}{' --curve' if options.curve else ''}",
+            "tasks": [list(map(int, group)) for group in groups],
+            "rates": rates,
+            "rhythm": dataclasses.asdict(RHYTHM),
+            "local": LOCAL,
+            "rows": rows,
+        }
+        out.parent.mkdir(parents=True, exist_ok=True)
+        checkpoint.write_atomically(out, json.dumps(result, indent=1) + "\n")
+
+
+def summary(runs: list[dict], size: Size, data: Data) -> dict[str, Any]:
+    """Means and intervals over seeds, in per cent, and what the memory holds."""
+    numbers = size.numbers(data.classes, data.pixels)
+    said = {
+        "size": dataclasses.asdict(size),
+        "numbers": numbers,
+        "images_worth": numbers / data.pixels,
+        "class_percent": summarise([run["class"] for run in runs]),
+        "task_percent": summarise([run["task"] for run in runs]),
+    }
+    if "statistics" in runs[0]:
+        said["statistics_percent"] = summarise([run["statistics"] for run in runs])
+    return said
+
+
+if __name__ == "__main__":
+    main()
