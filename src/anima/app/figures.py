@@ -658,7 +658,8 @@ def _tiles(weight: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
 def _sheet(tiles: np.ndarray, columns: int | None = None) -> np.ndarray:
     """All tiles on one sheet, near to square by default, gutters that are not a number."""
     units, height, width = tiles.shape[:3]
-    columns = columns or min(units, max(1, math.ceil(math.sqrt(units * height / width))))
+    if columns is None:
+        columns = min(units, max(1, math.ceil(math.sqrt(units * height / width))))
     rows = math.ceil(units / columns)
     gap = max(1, round(0.07 * min(height, width)))
     size = (rows * (height + gap) - gap, columns * (width + gap) - gap, *tiles.shape[3:])

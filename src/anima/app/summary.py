@@ -166,7 +166,7 @@ def _dreams(out: Path):
     }
 
 
-def _settling(learner: Learner, circuit: AbstractCircuit, image: np.ndarray, wanted: np.ndarray):
+def _settling(learner: Learner, circuit: AbstractCircuit, image: Array, wanted: np.ndarray):
     """Energies and residuals of the phases of one test image, phase by phase."""
     clamp, target = {"input": jnp.asarray(image)}, jnp.asarray(wanted)
     assigner = learner.assigner

@@ -183,9 +183,10 @@ class Learner(eqx.Module):
         def learn(state):
             rows = slice(0, self.batch)
             first = {"input": state.waiting.inputs[rows]}, state.waiting.targets[rows]
+            served = state.waiting.served()
             state, info = self._learn(state, first, gate.gain)
             said = info.residual, info.steps, info.result
-            return eqx.tree_at(lambda s: s.waiting, state, state.waiting.served()), said
+            return eqx.tree_at(lambda s: s.waiting, state, served), said
 
         def skip(state):
             return state, jax.tree.map(

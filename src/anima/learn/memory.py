@@ -173,7 +173,9 @@ class Memory(eqx.Module):
         **Arguments:** `concept`, an index; `trust`, what errors of the pixels weigh.
         """
         mean, precision = self.concepts.mean[concept], self.concepts.precision(concept)
-        return Prior(self.writer, "input", mean, precision, trust)
+        return Prior(
+            circuit=self.writer, name="input", mean=mean, precision=precision, trust=trust
+        )
 
     @eqx.filter_jit
     def imagine(

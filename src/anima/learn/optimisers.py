@@ -92,8 +92,8 @@ def scale_by_clock(schedule: optax.Schedule) -> optax.GradientTransformationExtr
 
     def update(updates, state, params=None, *, step=None, **more):
         del params, more
-        rate = -schedule(state.count if step is None else step)
-        scaled = jax.tree.map(lambda g: jnp.array(rate, dtype=g.dtype) * g, updates)
+        rate = jnp.asarray(schedule(state.count if step is None else step))
+        scaled = jax.tree.map(lambda g: -rate.astype(g.dtype) * g, updates)
         return scaled, optax.ScaleByScheduleState(optax.safe_increment(state.count))
 
     init = lambda params: optax.ScaleByScheduleState(jnp.zeros((), jnp.int32))
