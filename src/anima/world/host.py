@@ -115,8 +115,12 @@ class Host:
             < self._age.reshape(-1, *[1] * (self._done.ndim - 1)),
             self._done,
             0,
-        ).astype(self._acts)
-        return {"episode": self._episode.copy(), "age": self._age.copy(), "acts": acts}
+        )
+        numbers = {"episode": self._episode, "age": self._age, "acts": acts}
+        return {  # 32 bits, as JAX keeps them
+            name: value.astype(np.float32 if value.dtype == np.float32 else np.int32)
+            for name, value in numbers.items()
+        }
 
     def restore(self, snapshot: dict[str, np.ndarray]) -> None:
         """Back to where `snapshot` was taken, by acting out each world's present episode.

@@ -1,0 +1,327 @@
+"""Lives: a mind in its worlds, one life per seed, all of them advanced together.
+
+In compiled worlds a chunk of life (acting, the worlds' physics, settling, learning) is one
+program, `vmap`ped over seeds. In hosted worlds the same cycle runs on the host around two compiled
+functions. Either way the numbers depend on the seed and the step alone: not on how a life is cut
+into chunks, nor on who else lives.
+"""
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+
+from anima.agent.mind import AbstractMind, Chart, arrays
+from anima.core.errors import InputError
+from anima.world.env import AbstractWorld, Transition, begin, proceed
+from anima.world.host import Host, Hosted
+
+_MOST_SIDE_BY_SIDE = 10  # hosted worlds open at once for an evaluation
+# They keep the streams of birth and of evaluation apart from those of a life's cycles.
+_BIRTH, _JUDGED = 0xB1B1B1B1, 0xE7E7E7E7
+
+
+class Tally(eqx.Module):
+    """The running return and length of the present episode in each world."""
+
+    score: Float[Array, " worlds"]
+    length: Int[Array, " worlds"]
+
+    def after(self, happened: Transition) -> tuple["Tally", "Ending"]:
+        """With one step more; episodes that ended begin again at 0."""
+        score, length = self.score + happened.reward, self.length + 1
+        ended = happened.ended
+        zero = Tally(jnp.where(ended, 0.0, score), jnp.where(ended, 0, length))
+        return zero, Ending(ended, score, length)
+
+
+class Ending(eqx.Module):
+    """Whether an episode ended at this step, and with which return and length if so."""
+
+    ended: Bool[Array, "*steps"]
+    score: Float[Array, "*steps"]
+    length: Int[Array, "*steps"]
+
+
+class Alive(eqx.Module):
+    """All that a life is at one instant; what resuming needs.
+
+    - `mind`: the mind's state. - `worlds`: the moments of compiled worlds; of hosted ones, what
+      was last seen. - `tally`. - `cycle`: how often it has learnt. - `key`: never changes.
+    """
+
+    mind: Any
+    worlds: Any
+    tally: Tally
+    cycle: Int[Array, ""]
+    key: PRNGKeyArray
+
+
+class AbstractLives:
+    """Lives of one mind from several seeds, over time.
+
+    `advance` moves all of them on, `state` and `restore` are for checkpoints, `judge` looks at
+    what they have become. A leading axis of lives is everywhere, be there only one.
+    """
+
+    mind: AbstractMind
+    seeds: list[int]
+
+    @property
+    @abstractmethod
+    def state(self) -> Any:
+        """A pytree of arrays from which `restore` goes on bit for bit."""
+
+    @abstractmethod
+    def restore(self, state: Any) -> None:
+        """Takes up the lives where `state` left them."""
+
+    @abstractmethod
+    def advance(self, cycles: int) -> tuple[Chart, Ending]:
+        """Lives on for some cycles.
+
+        **Returns:** charts of shape (lives, cycles), and endings of (lives, steps, worlds).
+        """
+
+    @abstractmethod
+    def judge(self, episodes: int, seed: int) -> np.ndarray:
+        """The returns of greedy episodes in fresh worlds, (lives, episodes)."""
+
+    @property
+    @abstractmethod
+    def alive(self) -> Alive:
+        """The lives themselves, with a leading axis."""
+
+    @property
+    def steps(self) -> int:
+        """Environment steps that each life has lived."""
+        return int(self.alive.cycle[0]) * self.mind.cycle
+
+    @cached_property
+    def _align(self) -> Any:
+        align = lambda life: self.mind.alignment(life.mind, _key(life, 2 * self.mind.every))
+        return jax.jit(jax.vmap(align))
+
+    def alignment(self) -> Chart:
+        """Each life's cosine of assigned credit with backprop's, (lives,)."""
+        return jax.tree.map(np.asarray, self._align(self.alive))
+
+    def close(self) -> None:
+        """Gives back what the worlds hold."""
+        return None
+
+
+def lives(mind: AbstractMind, world: AbstractWorld | Hosted, seeds: Sequence[int]) -> AbstractLives:
+    """The lives of a mind in a world, one per seed; raises `InputError` if there is no seed."""
+    if not seeds:
+        raise InputError("lives: no seed: give at least one")
+    if isinstance(world, Hosted):
+        return HostedLives(mind, world, seeds)
+    return CompiledLives(mind, world, seeds)
+
+
+class CompiledLives(AbstractLives):
+    """Lives in compiled worlds: a chunk is one program."""
+
+    def __init__(self, mind: AbstractMind, world: AbstractWorld, seeds: Sequence[int]):
+        self.mind, self.world, self.seeds = mind, world, list(seeds)
+        every = jax.vmap if len(self.seeds) > 1 else _alone
+        birth = lambda seed: born(mind, seed, jax.vmap(lambda key: begin(world, key)))
+        self._alive = jax.jit(every(birth))(jnp.asarray(self.seeds, jnp.uint32))
+        chunk = lambda alive, cycles: jax.lax.scan(
+            lambda alive, _: _cycle(mind, world, alive), alive, length=cycles
+        )
+        self._advance = jax.jit(
+            lambda alive, cycles: every(lambda alive: chunk(alive, cycles))(alive),
+            static_argnums=1,
+            donate_argnums=0,
+        )
+        play = lambda alive, seed, count: _play(mind, world, alive.mind, seed, count)
+        self._judge = jax.jit(
+            lambda alive, seed, count: every(lambda alive: play(alive, seed, count))(alive),
+            static_argnums=2,
+        )
+
+    @property
+    def state(self) -> Any:
+        return self._alive
+
+    @property
+    def alive(self) -> Alive:
+        return self._alive
+
+    def restore(self, state: Any) -> None:
+        self._alive = jax.tree.map(jnp.array, state)
+
+    def advance(self, cycles: int) -> tuple[Chart, Ending]:
+        self._alive, (charts, endings) = self._advance(self._alive, cycles)
+        return charts, jax.tree.map(_steps, endings)
+
+    def judge(self, episodes: int, seed: int) -> np.ndarray:
+        return np.asarray(self._judge(self._alive, jnp.asarray(seed, jnp.uint32), episodes))
+
+
+class HostedLives(AbstractLives):
+    """Lives in worlds on the host: acting and learning are compiled, the steps between are not."""
+
+    def __init__(self, mind: AbstractMind, world: Hosted, seeds: Sequence[int]):
+        self.mind, self.world, self.seeds = mind, world, list(seeds)
+        count = mind.worlds
+        self._host = world.open([seed * count + i for seed in self.seeds for i in range(count)])
+        none = lambda keys: jnp.zeros((count, mind.spec.observation))
+        birth = lambda seed: born(mind, seed, none)
+        self._alive = jax.jit(jax.vmap(birth))(jnp.asarray(self.seeds, jnp.uint32))
+        self._act = jax.jit(
+            jax.vmap(
+                lambda alive, seen, i: mind.act(alive.mind, seen, _key(alive, 2 * i)), (0, 0, None)
+            )
+        )
+        self._learn = jax.jit(
+            jax.vmap(lambda alive, past: _learnt(mind, alive, past)), donate_argnums=0
+        )
+        self._choose = jax.jit(mind.choose)
+
+    @property
+    def state(self) -> Any:
+        return self._alive, jax.tree.map(jnp.asarray, self._host.snapshot())
+
+    @property
+    def alive(self) -> Alive:
+        return self._alive
+
+    def restore(self, state: Any) -> None:
+        alive, snapshot = state
+        self._alive = jax.tree.map(jnp.array, alive)
+        self._host.restore({name: np.asarray(value) for name, value in snapshot.items()})
+
+    def advance(self, cycles: int) -> tuple[Chart, Ending]:
+        charts, endings = [], []
+        for _ in range(cycles):
+            past = [self._step(i) for i in range(self.mind.every)]
+            happened = jax.tree.map(lambda *steps: np.stack(steps, 1), *past)
+            self._alive, chart, ending = self._learn(self._alive, happened)
+            charts.append(chart)
+            endings.append(ending)
+        stack = lambda *rows: np.stack([np.asarray(row) for row in rows], 1)
+        return jax.tree.map(stack, *charts), jax.tree.map(
+            lambda *rows: np.concatenate([np.asarray(row) for row in rows], 1), *endings
+        )
+
+    def judge(self, episodes: int, seed: int) -> np.ndarray:
+        count = min(episodes, _MOST_SIDE_BY_SIDE)
+        scores = []
+        for life in range(len(self.seeds)):
+            mind = jax.tree.map(lambda leaf, life=life: leaf[life], self._alive.mind)
+            host = self.world.open([_fresh(seed, i) for i in range(count)])
+            each = [episodes // count + (i < episodes % count) for i in range(count)]
+            scores.append(
+                _play_hosted(lambda seen, mind=mind: self._choose(mind, seen), host, each)
+            )
+            host.close()
+        return np.asarray(scores)
+
+    def close(self) -> None:
+        self._host.close()
+
+    def _step(self, index: int) -> Transition:
+        """One step of all worlds of all lives, with leading axes (lives, worlds)."""
+        shape = (len(self.seeds), self.mind.worlds)
+        seen = self._host.observation.reshape(*shape, -1)
+        action = np.asarray(self._act(self._alive, seen, np.int32(index)))
+        happened = self._host.step(action.reshape(-1, *action.shape[2:]))
+        return jax.tree.map(lambda leaf: leaf.reshape(*shape, *leaf.shape[1:]), happened)
+
+
+def born(mind: AbstractMind, seed: Int[Array, ""], open_worlds: Any) -> Alive:
+    """The first instant of the life of a seed. `open_worlds` takes a key per world."""
+    key = jax.random.key(seed)
+    inner, outer = jax.random.split(jax.random.fold_in(key, _BIRTH))
+    tally = Tally(jnp.zeros(mind.worlds), jnp.zeros(mind.worlds, jnp.int32))
+    worlds = open_worlds(jax.random.split(outer, mind.worlds))
+    return Alive(arrays(mind.init(inner)), worlds, tally, jnp.zeros((), jnp.int32), key)
+
+
+def _cycle(mind: AbstractMind, world: AbstractWorld, alive: Alive):
+    """`every` steps in compiled worlds, and what is learnt from them."""
+
+    def step(worlds, index):
+        action = mind.act(alive.mind, worlds.observation, _key(alive, 2 * index))
+        keys = jax.random.split(_key(alive, 2 * index + 1), mind.worlds)
+        return jax.vmap(lambda w, a, k: proceed(world, w, a, k))(worlds, action, keys)
+
+    worlds, happened = jax.lax.scan(step, alive.worlds, jnp.arange(mind.every))
+    alive, chart, ending = _learnt(mind, alive, happened)
+    return eqx.tree_at(lambda a: a.worlds, alive, worlds), (chart, ending)
+
+
+def _learnt(mind: AbstractMind, alive: Alive, happened: Transition) -> tuple[Alive, Chart, Ending]:
+    """The end of a cycle, the same in all worlds."""
+    key = _key(alive, 2 * mind.every)
+    state, chart = mind.learn(alive.mind, happened, key)
+    tally, ending = jax.lax.scan(lambda tally, past: tally.after(past), alive.tally, happened)
+    return Alive(state, alive.worlds, tally, alive.cycle + 1, alive.key), chart, ending
+
+
+def _key(alive: Alive, index: Any) -> PRNGKeyArray:
+    """The key of one event of the present cycle."""
+    return jax.random.fold_in(jax.random.fold_in(alive.key, alive.cycle), index)
+
+
+def _play(mind: AbstractMind, world: AbstractWorld, state: Any, seed: Int[Array, ""], count: int):
+    """The returns of greedy episodes in fresh compiled worlds, (count,)."""
+    key = jax.random.fold_in(jax.random.key(seed), _JUDGED)
+    moments = jax.vmap(lambda key: begin(world, key))(jax.random.split(key, count))
+
+    def going(loop):
+        return jnp.any(~loop[2])
+
+    def step(loop):
+        moments, scores, over, time = loop
+        action = mind.choose(state, moments.observation)
+        keys = jax.random.split(jax.random.fold_in(key, time), count)
+        moments, past = jax.vmap(lambda m, a, k: proceed(world, m, a, k))(moments, action, keys)
+        scores = scores + jnp.where(over, 0, past.reward)
+        return moments, scores, over | past.ended, time + 1
+
+    start = (moments, jnp.zeros(count), jnp.zeros(count, bool), jnp.zeros((), jnp.int32))
+    return jax.lax.while_loop(going, step, start)[1]
+
+
+def _play_hosted(choose: Any, host: Host, each: list[int]) -> list[float]:
+    """The returns of so many greedy episodes in each hosted world."""
+    done: list[list[float]] = [[] for _ in each]
+    score = np.zeros(len(each))
+    while any(len(d) < want for d, want in zip(done, each, strict=True)):
+        happened = host.step(np.asarray(choose(host.observation)))
+        score += happened.reward
+        for i in np.flatnonzero(happened.ended):
+            done[i].append(float(score[i]))
+            score[i] = 0
+    return [value for d, want in zip(done, each, strict=True) for value in d[:want]]
+
+
+def _fresh(seed: int, index: int) -> int:
+    """A seed for evaluation that no life has."""
+    return int(np.random.SeedSequence([seed, _JUDGED, index]).generate_state(1)[0])
+
+
+def _alone(function: Any) -> Any:
+    """`vmap` over a leading axis of one, without its price."""
+
+    def run(tree: Any) -> Any:
+        result = function(jax.tree.map(lambda leaf: leaf[0], tree))
+        return jax.tree.map(lambda leaf: leaf[None], result)
+
+    return run
+
+
+def _steps(ending: Array) -> np.ndarray:
+    """(lives, cycles, every, worlds) -> (lives, steps, worlds)."""
+    host = np.asarray(ending)
+    return host.reshape(host.shape[0], -1, host.shape[-1])
