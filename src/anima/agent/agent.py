@@ -75,7 +75,7 @@ class AbstractAgent:
     @property
     def state(self) -> Any:
         """The mind's present state."""
-        return jax.tree.map(lambda leaf: leaf[0], self.lives.alive.mind)
+        return self.lives.one(0).mind
 
     def learn(self, total_steps: int, *, progress: Progress | None = None) -> "AbstractAgent":
         """Lives on for so many environment steps (whole cycles), learning all the while.

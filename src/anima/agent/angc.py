@@ -129,6 +129,9 @@ class ActiveNGC(AbstractMind):
         found = alignment(state.generator.circuit, self.assigner, clamp, target, credit)
         return chart | {"generator_alignment": found}
 
+    def circuits(self, state: ActiveState) -> dict[str, AbstractCircuit]:
+        return self.actor.circuits(state.actor) | {"generator": state.generator.circuit}
+
     def _foresee(self, state: ActiveState, key: PRNGKeyArray):
         """The generator after as many updates as the actor has made."""
 

@@ -204,6 +204,9 @@ class QLearning(AbstractMind):
         inputs = self.look(state, sample.transition.observation)
         return {"alignment": alignment(circuit, self.assigner, inputs, wanted, credit)}
 
+    def circuits(self, state: QState) -> dict[str, AbstractCircuit]:
+        return {"actor": state.learner.circuit}
+
     def _update(self, state: QState, key: PRNGKeyArray) -> tuple[QState, Chart]:
         sample = self.sample(state, key)
         circuit = state.learner.circuit

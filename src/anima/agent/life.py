@@ -8,7 +8,7 @@ into chunks, nor on who else lives.
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import equinox as eqx
@@ -25,6 +25,11 @@ from anima.world.host import Host, Hosted
 _MOST_SIDE_BY_SIDE = 10  # hosted worlds open at once for an evaluation
 # They keep the streams of birth and of evaluation apart from those of a life's cycles.
 _BIRTH, _JUDGED = 0xB1B1B1B1, 0xE7E7E7E7
+
+
+CLOCKS = ("cycle", "step", "head", "filled")
+"""Leaves of these names tell the time, which is the same for all lives: they have no axis of
+lives, so that what they point at (a place in a ring) is written without a search."""
 
 
 class Tally(eqx.Module):
@@ -67,7 +72,8 @@ class AbstractLives:
     """Lives of one mind from several seeds, over time.
 
     `advance` moves all of them on, `state` and `restore` are for checkpoints, `judge` looks at
-    what they have become. A leading axis of lives is everywhere, be there only one.
+    what they have become. A leading axis of lives is everywhere (but for `CLOCKS`), be there only
+    one life.
     """
 
     mind: AbstractMind
@@ -101,16 +107,21 @@ class AbstractLives:
     @property
     def steps(self) -> int:
         """Environment steps that each life has lived."""
-        return int(self.alive.cycle[0]) * self.mind.cycle
+        return int(self.alive.cycle) * self.mind.cycle
 
     @cached_property
     def _align(self) -> Any:
         align = lambda life: self.mind.alignment(life.mind, _key(life, 2 * self.mind.every))
-        return jax.jit(jax.vmap(align))
+        return jax.jit(_together(align, len(self.seeds)))
+
+    def one(self, life: int) -> Alive:
+        """One of the lives, without the axis."""
+        pick = lambda leaf, axis: leaf if axis is None else leaf[life]
+        return jax.tree.map(pick, self.alive, _axes(self.alive))
 
     def alignment(self) -> Chart:
         """Each life's cosine of assigned credit with backprop's, (lives,)."""
-        return jax.tree.map(np.asarray, self._align(self.alive))
+        return jax.tree.map(np.asarray, self._align((self.alive,)))
 
     def close(self) -> None:
         """Gives back what the worlds hold."""
@@ -131,22 +142,22 @@ class CompiledLives(AbstractLives):
 
     def __init__(self, mind: AbstractMind, world: AbstractWorld, seeds: Sequence[int]):
         self.mind, self.world, self.seeds = mind, world, list(seeds)
-        every = jax.vmap if len(self.seeds) > 1 else _alone
-        birth = lambda seed: born(mind, seed, jax.vmap(lambda key: begin(world, key)))
-        self._alive = jax.jit(every(birth))(jnp.asarray(self.seeds, jnp.uint32))
-        chunk = lambda alive, cycles: jax.lax.scan(
-            lambda alive, _: _cycle(mind, world, alive), alive, length=cycles
-        )
-        self._advance = jax.jit(
-            lambda alive, cycles: every(lambda alive: chunk(alive, cycles))(alive),
-            static_argnums=1,
-            donate_argnums=0,
-        )
-        play = lambda alive, seed, count: _play(mind, world, alive.mind, seed, count)
-        self._judge = jax.jit(
-            lambda alive, seed, count: every(lambda alive: play(alive, seed, count))(alive),
-            static_argnums=2,
-        )
+        count = len(self.seeds)
+        self._alive = _born_together(mind, self.seeds, jax.vmap(lambda key: begin(world, key)))
+
+        def chunk(cycles, alive):
+            step = lambda alive, _: _cycle(mind, world, alive)
+            return jax.lax.scan(step, alive, length=cycles)
+
+        def advance(alive, cycles):
+            return _together(partial(chunk, cycles), count)((alive,))
+
+        def judge(alive, seed, episodes):
+            play = lambda alive: _play(mind, world, alive.mind, seed, episodes)
+            return _together(play, count)((alive,))
+
+        self._advance = jax.jit(advance, static_argnums=1, donate_argnums=0)
+        self._judge = jax.jit(judge, static_argnums=2)
 
     @property
     def state(self) -> Any:
@@ -168,74 +179,97 @@ class CompiledLives(AbstractLives):
 
 
 class HostedLives(AbstractLives):
-    """Lives in worlds on the host: acting and learning are compiled, the steps between are not."""
+    """Lives in worlds on the host: acting and learning are compiled, the steps between are not.
+
+    What crosses to the compiled side at every step is a flat list of arrays, because taking a
+    tree of modules apart costs more than acting does; and the action that follows a learning is
+    computed with it, in one call.
+    """
 
     def __init__(self, mind: AbstractMind, world: Hosted, seeds: Sequence[int]):
         self.mind, self.world, self.seeds = mind, world, list(seeds)
         count = mind.worlds
         self._host = world.open([seed * count + i for seed in self.seeds for i in range(count)])
         none = lambda keys: jnp.zeros((count, mind.spec.observation))
-        birth = lambda seed: born(mind, seed, none)
-        self._alive = jax.jit(jax.vmap(birth))(jnp.asarray(self.seeds, jnp.uint32))
-        self._act = jax.jit(
-            jax.vmap(
-                lambda alive, seen, i: mind.act(alive.mind, seen, _key(alive, 2 * i)), (0, 0, None)
-            )
-        )
-        self._learn = jax.jit(
-            jax.vmap(lambda alive, past: _learnt(mind, alive, past)), donate_argnums=0
-        )
+        self._leaves, self._tree = jax.tree.flatten(_born_together(mind, self.seeds, none))
+        self._names: list[str] = []
+        self._action: Any = None  # of the cycle's first step, once it is known
+        together = partial(_together, count=len(self.seeds))
+        act = lambda i, alive, seen: mind.act(alive.mind, seen, _key(alive, 2 * i))
+
+        def learn(alive, happened, seen):
+            alive, chart, ending = _learnt(mind, alive, happened)
+            self._names = sorted(chart)
+            values = jnp.stack([chart[name] for name in self._names])
+            return alive, (act(0, alive, seen), values, ending)
+
+        def acting(leaves, seen, i):
+            return together(partial(act, i))((self._tree.unflatten(leaves), seen))
+
+        def learning(leaves, happened, seen):
+            alive, rest = together(learn)((self._tree.unflatten(leaves), happened, seen))
+            return jax.tree.leaves(alive), *rest
+
+        self._act = jax.jit(acting)
+        self._learn = jax.jit(learning, donate_argnums=0)
         self._choose = jax.jit(mind.choose)
 
     @property
     def state(self) -> Any:
-        return self._alive, jax.tree.map(jnp.asarray, self._host.snapshot())
+        return self.alive, jax.tree.map(jnp.asarray, self._host.snapshot())
 
     @property
     def alive(self) -> Alive:
-        return self._alive
+        return self._tree.unflatten(self._leaves)
 
     def restore(self, state: Any) -> None:
         alive, snapshot = state
-        self._alive = jax.tree.map(jnp.array, alive)
+        self._leaves = [jnp.array(leaf) for leaf in jax.tree.leaves(alive)]
+        self._action = None
         self._host.restore({name: np.asarray(value) for name, value in snapshot.items()})
 
     def advance(self, cycles: int) -> tuple[Chart, Ending]:
         charts, endings = [], []
         for _ in range(cycles):
             past = [self._step(i) for i in range(self.mind.every)]
-            happened = jax.tree.map(lambda *steps: np.stack(steps, 1), *past)
-            self._alive, chart, ending = self._learn(self._alive, happened)
+            happened = Transition(*(np.stack(leaves, 1) for leaves in zip(*past, strict=True)))
+            self._leaves, self._action, chart, ending = self._learn(
+                self._leaves, happened, self._seen()
+            )
             charts.append(chart)
             endings.append(ending)
-        stack = lambda *rows: np.stack([np.asarray(row) for row in rows], 1)
-        return jax.tree.map(stack, *charts), jax.tree.map(
+        values = np.stack([np.asarray(chart) for chart in charts], -1)
+        chart = {name: values[:, i] for i, name in enumerate(self._names)}
+        return chart, jax.tree.map(
             lambda *rows: np.concatenate([np.asarray(row) for row in rows], 1), *endings
         )
 
     def judge(self, episodes: int, seed: int) -> np.ndarray:
         count = min(episodes, _MOST_SIDE_BY_SIDE)
+        each = [episodes // count + (i < episodes % count) for i in range(count)]
         scores = []
         for life in range(len(self.seeds)):
-            mind = jax.tree.map(lambda leaf, life=life: leaf[life], self._alive.mind)
+            mind = self.one(life).mind
             host = self.world.open([_fresh(seed, i) for i in range(count)])
-            each = [episodes // count + (i < episodes % count) for i in range(count)]
-            scores.append(
-                _play_hosted(lambda seen, mind=mind: self._choose(mind, seen), host, each)
-            )
+            choose = lambda seen, mind=mind: self._choose(mind, seen)
+            scores.append(_play_hosted(choose, host, each))
             host.close()
         return np.asarray(scores)
 
     def close(self) -> None:
         self._host.close()
 
+    def _seen(self) -> np.ndarray:
+        """What stands before every world of every life, (lives, worlds, n)."""
+        return self._host.observation.reshape(len(self.seeds), self.mind.worlds, -1)
+
     def _step(self, index: int) -> Transition:
         """One step of all worlds of all lives, with leading axes (lives, worlds)."""
-        shape = (len(self.seeds), self.mind.worlds)
-        seen = self._host.observation.reshape(*shape, -1)
-        action = np.asarray(self._act(self._alive, seen, np.int32(index)))
+        if index or self._action is None:
+            self._action = self._act(self._leaves, self._seen(), np.int32(index))
+        action, shape = np.asarray(self._action), self._action.shape[:2]
         happened = self._host.step(action.reshape(-1, *action.shape[2:]))
-        return jax.tree.map(lambda leaf: leaf.reshape(*shape, *leaf.shape[1:]), happened)
+        return Transition(*(leaf.reshape(*shape, *leaf.shape[1:]) for leaf in happened))
 
 
 def born(mind: AbstractMind, seed: Int[Array, ""], open_worlds: Any) -> Alive:
@@ -311,14 +345,38 @@ def _fresh(seed: int, index: int) -> int:
     return int(np.random.SeedSequence([seed, _JUDGED, index]).generate_state(1)[0])
 
 
-def _alone(function: Any) -> Any:
-    """`vmap` over a leading axis of one, without its price."""
+def _together(function: Any, count: int) -> Any:
+    """A function of one life's trees, of several lives' trees: `vmap`, but for the clocks.
 
-    def run(tree: Any) -> Any:
-        result = function(jax.tree.map(lambda leaf: leaf[0], tree))
-        return jax.tree.map(lambda leaf: leaf[None], result)
+    One life alone goes without the batched arithmetic.
+    """
+
+    def run(trees: tuple) -> Any:
+        axes = _axes(trees)
+        if count == 1:
+            strip = lambda leaf, axis: leaf if axis is None else leaf[0]
+            result = function(*jax.tree.map(strip, trees, axes))
+            put = lambda leaf, axis: leaf if axis is None else leaf[None]
+            return jax.tree.map(put, result, _axes(result))
+        shapes = jax.eval_shape(lambda *trees: jax.vmap(function, axes)(*trees), *trees)
+        return jax.vmap(function, axes, _axes(shapes))(*trees)
 
     return run
+
+
+def _axes(tree: Any) -> Any:
+    """0 for every leaf that each life has its own of, `None` for the clocks."""
+    last = lambda path: getattr(path[-1], "name", None) if path else None
+    return jax.tree_util.tree_map_with_path(
+        lambda path, _: None if last(path) in CLOCKS else 0, tree
+    )
+
+
+def _born_together(mind: AbstractMind, seeds: Sequence[int], open_worlds: Any) -> Alive:
+    """The first instant of every life; clocks are one for all."""
+    birth = jax.jit(jax.vmap(lambda seed: born(mind, seed, open_worlds)))
+    alive = birth(jnp.asarray(seeds, jnp.uint32))
+    return jax.tree.map(lambda leaf, axis: leaf[0] if axis is None else leaf, alive, _axes(alive))
 
 
 def _steps(ending: Array) -> np.ndarray:

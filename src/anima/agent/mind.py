@@ -52,6 +52,10 @@ class AbstractMind(eqx.Module):
     def alignment(self, state: Any, key: PRNGKeyArray) -> Chart:
         """`alignment`, the cosine of the assigned credit and backprop's, on a batch remembered."""
 
+    @abstractmethod
+    def circuits(self, state: Any) -> dict[str, AbstractCircuit]:
+        """What is learnt, by name; the one that acts is `actor`."""
+
     @property
     def cycle(self) -> int:
         """Environment steps from one learning to the next."""

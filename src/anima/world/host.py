@@ -26,9 +26,12 @@ class Hosted:
 
     spec: Spec
 
-    def open(self, seeds: Sequence[int]) -> "Host":
-        """One world per seed, each at the start of its first episode."""
-        return Host(self.spec, seeds)
+    def open(self, seeds: Sequence[int], **arguments: Any) -> "Host":
+        """One world per seed, each at the start of its first episode.
+
+        `arguments` go to gymnasium's `make`.
+        """
+        return Host(self.spec, seeds, **arguments)
 
 
 def registered() -> list[str]:
@@ -45,7 +48,7 @@ def hosted(name: str) -> Hosted:
     **Raises:** `InputError` if it is unknown, cannot be made, or has spaces that no circuit reads.
     """
     environment = build(name)
-    with _blame(name, "be closed"):
+    with _silence(), _blame(name, "be closed"):
         environment.close()
     limit = environment.spec.max_episode_steps if environment.spec else None
     observation = _observation(name, environment.observation_space)
@@ -57,7 +60,7 @@ def build(name: str, **arguments: Any) -> Any:
     """A gymnasium environment, in silence; raises `InputError` if that fails."""
     import gymnasium
 
-    with _blame(name, "be made"):
+    with _silence(), _blame(name, "be made"):
         try:
             return gymnasium.make(name, disable_env_checker=True, **arguments)
         except gymnasium.error.UnregisteredEnv as error:
@@ -71,15 +74,15 @@ def build(name: str, **arguments: Any) -> Any:
 class Host:
     """Worlds of one environment on the host, acted upon together.
 
-    **Arguments:** `spec`; `seeds`, one per world.
+    **Arguments:** `spec`; `seeds`, one per world; `arguments`, for gymnasium's `make`.
     """
 
-    def __init__(self, spec: Spec, seeds: Sequence[int]):
+    def __init__(self, spec: Spec, seeds: Sequence[int], **arguments: Any):
         import gymnasium
 
         self.spec, self.seeds = spec, list(seeds)
-        make = lambda: build(spec.name, max_episode_steps=spec.limit)
-        with _blame(spec.name, "be made"):
+        make = lambda: build(spec.name, max_episode_steps=spec.limit, **arguments)
+        with _silence(), _blame(spec.name, "be made"):
             self._worlds = gymnasium.vector.SyncVectorEnv(
                 [make] * len(self.seeds),
                 copy=False,
@@ -137,6 +140,16 @@ class Host:
                 self.observation[index] = self._act_out(index, action)
         self._age, self._done = ages.copy(), acts.astype(self._acts).copy()
 
+    def render(self) -> np.ndarray | None:
+        """A picture of the first world, if it was made to draw itself."""
+        with _silence(), _blame(self.spec.name, "be drawn"):
+            return self._worlds.envs[0].render()
+
+    @property
+    def rate(self) -> float:
+        """Pictures a second, for a film at the world's own speed."""
+        return self._worlds.envs[0].metadata.get("render_fps") or 30
+
     def close(self) -> None:
         """Closes all worlds."""
         with _blame(self.spec.name, "be closed"):
@@ -160,7 +173,7 @@ class Host:
             _seed(seed, int(episode))
             for seed, episode in zip(self.seeds, self._episode, strict=True)
         ]
-        with _blame(self.spec.name, "be reset"):
+        with _silence(), _blame(self.spec.name, "be reset"):
             seen, _ = self._worlds.reset(seed=seeds, options={"reset_mask": which})
         return self._read(seen)
 
@@ -246,12 +259,18 @@ def _action(name: str, space: Any) -> ActionSpace:
 
 
 @contextlib.contextmanager
+def _silence() -> Iterator[None]:
+    """What an environment warns of is its own affair."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+@contextlib.contextmanager
 def _blame(name: str, what: str) -> Iterator[None]:
-    """Whatever an environment raises is bad input to us, in one line; its warnings are its own."""
+    """Whatever an environment raises is bad input to us, in one line."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
+        yield
     except InputError:
         raise
     except Exception as error:

@@ -34,12 +34,14 @@ class Sample(eqx.Module):
 class Replay(eqx.Module):
     """The ring.
 
-    - `rows`: transitions with leading axes (rows, worlds). - `surprise`: one number each, > 0.
+    - `rows`: transitions with leading axes (rows, worlds). - `surprise`: one number each, > 0;
+      `peak`, the largest yet, which new rows are given.
     - `head`: the row to be written next. - `filled`: rows that hold something.
     """
 
     rows: Transition
     surprise: Float[Array, "rows worlds"]
+    peak: Scalar
     head: Int[Array, ""]
     filled: Int[Array, ""]
 
@@ -57,7 +59,7 @@ class Replay(eqx.Module):
                 f"replay capacity is {capacity}: it must hold {worlds * chunk} transitions at least"
             )
         zero = jnp.zeros((), jnp.int32)
-        return cls(blank(spec, rows, worlds), jnp.zeros((rows, worlds)), zero, zero)
+        return cls(blank(spec, rows, worlds), jnp.zeros((rows, worlds)), jnp.ones(()), zero, zero)
 
     def push(self, chunk: Transition) -> "Replay":
         """With a chunk of rows more, over the oldest. New rows are as surprising as any yet."""
@@ -67,10 +69,10 @@ class Replay(eqx.Module):
             start = (self.head, *[0] * (ring.ndim - 1))
             return jax.lax.dynamic_update_slice(ring, new.astype(ring.dtype), start)
 
-        most = jnp.maximum(jnp.max(self.surprise), 1e-3)
         return Replay(
             rows=jax.tree.map(write, self.rows, chunk),
-            surprise=write(self.surprise, jnp.full_like(chunk.reward, most)),
+            surprise=write(self.surprise, jnp.full_like(chunk.reward, self.peak)),
+            peak=self.peak,
             head=(self.head + count) % size,
             filled=jnp.minimum(self.filled + count, size),
         )
@@ -106,8 +108,10 @@ class Replay(eqx.Module):
 
     def surprised(self, place: Int[Array, "batch 2"], surprise: Float[Array, " batch"]) -> "Replay":
         """With the surprise of some places updated."""
-        at = self.surprise.at[place[:, 0], place[:, 1]]
-        return eqx.tree_at(lambda r: r.surprise, self, at.set(jnp.abs(surprise) + 1e-3))
+        new = jnp.abs(surprise) + 1e-3
+        ring = self.surprise.at[place[:, 0], place[:, 1]].set(new)
+        peak = jnp.maximum(self.peak, jnp.max(new))
+        return Replay(self.rows, ring, peak, self.head, self.filled)
 
     def _oldest(self) -> Int[Array, ""]:
         return (self.head - self.filled) % self.surprise.shape[0]
