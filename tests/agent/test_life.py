@@ -53,7 +53,7 @@ def test_hosted_lives_go_on_from_a_state_as_if_never_stopped():
     kept = life.state
     kept = jax.tree.map(lambda leaf: leaf.copy() if hasattr(leaf, "copy") else leaf, kept)
     charts, endings = life.advance(8)
-    again = lives(mind, world, [0, 0])
+    again = lives(mind, world, [3, 4])
     again.restore(kept)
     charts_, endings_ = again.advance(8)
     _same((charts, endings, life.state), (charts_, endings_, again.state))

@@ -53,7 +53,7 @@ def test_an_episode_that_terminates_begins_again_and_keeps_its_last_observation(
     moment = begin(world, jax.random.key(0))
     falling = jnp.asarray([0.0, 0.0, 0.2, 2.0])
     moment = type(moment)(falling, jnp.asarray(7, jnp.int32), falling)
-    moment, happened = proceed(world, moment, jnp.asarray(1), jax.random.key(1))
+    moment, happened = proceed(world, moment, jnp.asarray(1), jax.random.split(jax.random.key(1)))
     assert bool(happened.terminated) and not bool(happened.truncated)
     assert float(happened.following[2]) > 0.2  # where it fell
     assert np.all(np.abs(moment.observation) <= 0.05) and int(moment.age) == 0
@@ -64,9 +64,9 @@ def test_the_clock_truncates_and_does_not_terminate():
     moment = begin(world, jax.random.key(0))
     run = jax.jit(
         lambda moment: jax.lax.scan(
-            lambda m, key: proceed(world, m, jnp.zeros(1), key),
+            lambda m, keys: proceed(world, m, jnp.zeros(1), keys),
             moment,
-            jax.random.split(jax.random.key(3), 450),
+            jax.random.split(jax.random.key(3), (450, 2)),
         )[1]
     )
     happened = run(moment)
@@ -107,8 +107,9 @@ def test_spaces_code_actions_as_circuits_read_them():
     assert Discrete(3).code(jnp.asarray(1)).tolist() == [0, 1, 0]
     box = Continuous((-2.0, 0.0), (2.0, 1.0))
     assert box.code(jnp.asarray([2.0, 0.25])).tolist() == [1.0, -0.5]
-    drawn = box.sample(jax.random.key(0), (50,))
-    assert drawn.shape == (50, 2) and float(drawn[:, 0].min()) < -1 and float(drawn[:, 1].min()) > 0
+    ends = jnp.asarray([[0.0, 0.5], [1.0, 0.25]])
+    assert box.spread(ends).tolist() == [[-2.0, 0.5], [2.0, 0.25]]
+    assert Discrete(3).spread(jnp.asarray([[0.0], [0.4], [0.99], [1.0]])).tolist() == [0, 1, 2, 2]
 
 
 def test_moments_are_those_of_all_that_was_seen():
@@ -228,7 +229,7 @@ def test_gymnax_worlds_live_in_the_same_protocol():
     moment = begin(theirs, jax.random.key(0))
     state, step = moment.observation, jax.jit(lambda m, a, k: proceed(theirs, m, a, k))
     for i in range(60):
-        moment, happened = step(moment, jnp.asarray(1), jax.random.key(i))
+        moment, happened = step(moment, jnp.asarray(1), jax.random.split(jax.random.key(i)))
         state, _, ended = ours.step(state, jnp.asarray(1), jax.random.key(0))
         np.testing.assert_allclose(happened.following, state, rtol=1e-5, atol=1e-6)
         assert bool(happened.terminated) == bool(ended)

@@ -167,10 +167,9 @@ class QLearning(AbstractMind):
         )
 
     def act(self, state: QState, observation: Float[Array, "worlds n"], key: PRNGKeyArray) -> Array:
-        whether, what = jax.random.split(key)
-        shape = observation.shape[:1]
-        any_ = self.spec.action.sample(what, shape)
-        curious = jax.random.uniform(whether, shape) < self.epsilon(state)
+        drawn = jax.random.uniform(key, (observation.shape[0], 2))
+        curious = drawn[:, 0] < self.epsilon(state)
+        any_ = self.spec.action.spread(drawn[:, 1:])
         return jnp.where(curious, any_, self.choose(state, observation))
 
     def choose(self, state: QState, observation: Float[Array, "worlds n"]) -> Array:

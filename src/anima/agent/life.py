@@ -6,6 +6,7 @@ functions. Either way the numbers depend on the seed and the step alone: not on 
 into chunks, nor on who else lives.
 """
 
+import math
 from abc import abstractmethod
 from collections.abc import Sequence
 from functools import cached_property, partial
@@ -111,7 +112,7 @@ class AbstractLives:
 
     @cached_property
     def _align(self) -> Any:
-        align = lambda life: self.mind.alignment(life.mind, _key(life, 2 * self.mind.every))
+        align = lambda life: self.mind.alignment(life.mind, _keys(self.mind, life)[0])
         return jax.jit(_together(align, len(self.seeds)))
 
     def one(self, life: int) -> Alive:
@@ -195,7 +196,7 @@ class HostedLives(AbstractLives):
         self._names: list[str] = []
         self._action: Any = None  # of the cycle's first step, once it is known
         together = partial(_together, count=len(self.seeds))
-        act = lambda i, alive, seen: mind.act(alive.mind, seen, _key(alive, 2 * i))
+        act = lambda i, alive, seen: mind.act(alive.mind, seen, _keys(mind, alive)[1][i])
 
         def learn(alive, happened, seen):
             alive, chart, ending = _learnt(mind, alive, happened)
@@ -284,27 +285,36 @@ def born(mind: AbstractMind, seed: Int[Array, ""], open_worlds: Any) -> Alive:
 def _cycle(mind: AbstractMind, world: AbstractWorld, alive: Alive):
     """`every` steps in compiled worlds, and what is learnt from them."""
 
-    def step(worlds, index):
-        action = mind.act(alive.mind, worlds.observation, _key(alive, 2 * index))
-        keys = jax.random.split(_key(alive, 2 * index + 1), mind.worlds)
-        return jax.vmap(lambda w, a, k: proceed(world, w, a, k))(worlds, action, keys)
+    def step(worlds, keys):
+        acting, moving = keys
+        action = mind.act(alive.mind, worlds.observation, acting)
+        return jax.vmap(lambda w, a, k: proceed(world, w, a, k))(worlds, action, moving)
 
-    worlds, happened = jax.lax.scan(step, alive.worlds, jnp.arange(mind.every))
+    _, *keys = _keys(mind, alive)
+    worlds, happened = jax.lax.scan(step, alive.worlds, tuple(keys))
     alive, chart, ending = _learnt(mind, alive, happened)
     return eqx.tree_at(lambda a: a.worlds, alive, worlds), (chart, ending)
 
 
 def _learnt(mind: AbstractMind, alive: Alive, happened: Transition) -> tuple[Alive, Chart, Ending]:
     """The end of a cycle, the same in all worlds."""
-    key = _key(alive, 2 * mind.every)
+    key, *_ = _keys(mind, alive)
     state, chart = mind.learn(alive.mind, happened, key)
     tally, ending = jax.lax.scan(lambda tally, past: tally.after(past), alive.tally, happened)
     return Alive(state, alive.worlds, tally, alive.cycle + 1, alive.key), chart, ending
 
 
-def _key(alive: Alive, index: Any) -> PRNGKeyArray:
-    """The key of one event of the present cycle."""
-    return jax.random.fold_in(jax.random.fold_in(alive.key, alive.cycle), index)
+def _keys(mind: AbstractMind, alive: Alive) -> tuple[PRNGKeyArray, PRNGKeyArray, PRNGKeyArray]:
+    """The keys of the present cycle: to learn by (); to act by, (every,); of worlds, (every,
+    worlds, 2).
+
+    All at once: with small circuits a compiled life would else spend most of its time on keys.
+    """
+    shape = (mind.every, mind.worlds, 2)
+    keys = jax.random.split(
+        jax.random.fold_in(alive.key, alive.cycle), 1 + mind.every + math.prod(shape)
+    )
+    return keys[0], keys[1 : 1 + mind.every], keys[1 + mind.every :].reshape(shape)
 
 
 def _play(mind: AbstractMind, world: AbstractWorld, state: Any, seed: Int[Array, ""], count: int):
@@ -318,7 +328,7 @@ def _play(mind: AbstractMind, world: AbstractWorld, state: Any, seed: Int[Array,
     def step(loop):
         moments, scores, over, time = loop
         action = mind.choose(state, moments.observation)
-        keys = jax.random.split(jax.random.fold_in(key, time), count)
+        keys = jax.random.split(jax.random.fold_in(key, time), (count, 2))
         moments, past = jax.vmap(lambda m, a, k: proceed(world, m, a, k))(moments, action, keys)
         scores = scores + jnp.where(over, 0, past.reward)
         return moments, scores, over | past.ended, time + 1

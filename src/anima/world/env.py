@@ -38,9 +38,9 @@ class Discrete:
         """The action as a circuit reads it: one-hot."""
         return jax.nn.one_hot(action, self.n)
 
-    def sample(self, key: PRNGKeyArray, shape: tuple[int, ...] = ()) -> Int[Array, "..."]:
-        """Any action, all alike."""
-        return jax.random.randint(key, shape, 0, self.n)
+    def spread(self, uniform: Float[Array, "*batch size"]) -> Int[Array, "*batch"]:
+        """Any action, all alike, of numbers drawn from U(0, 1)."""
+        return jnp.minimum(jnp.floor(uniform[..., 0] * self.n).astype(jnp.int32), self.n - 1)
 
     def __str__(self) -> str:
         return f"{self.n} actions"
@@ -63,10 +63,10 @@ class Continuous:
         low, high = jnp.asarray(self.low), jnp.asarray(self.high)
         return 2 * (action - low) / (high - low) - 1
 
-    def sample(self, key: PRNGKeyArray, shape: tuple[int, ...] = ()) -> Float[Array, "..."]:
-        """Any action, all alike."""
+    def spread(self, uniform: Float[Array, "*batch n"]) -> Float[Array, "*batch n"]:
+        """Any action, all alike, of numbers drawn from U(0, 1)."""
         low, high = jnp.asarray(self.low), jnp.asarray(self.high)
-        return jax.random.uniform(key, (*shape, self.size), minval=low, maxval=high)
+        return low + uniform * (high - low)
 
     def __str__(self) -> str:
         return f"{self.size} continuous actions"
@@ -153,13 +153,15 @@ def begin(world: AbstractWorld, key: PRNGKeyArray) -> Moment:
 
 
 def proceed(
-    world: AbstractWorld, moment: Moment, action: Array, key: PRNGKeyArray
+    world: AbstractWorld, moment: Moment, action: Array, keys: PRNGKeyArray
 ) -> tuple[Moment, Transition]:
     """One step of one world, and a new episode at once where this one ended.
 
+    **Arguments:** `keys`, two: one to move by, and one to begin anew by.
+
     **Returns:** the moment to act upon next, and what happened.
     """
-    move, again = jax.random.split(key)
+    move, again = keys
     state, reward, terminated = world.step(moment.state, action, move)
     next_ = Moment(state, moment.age + 1, world.observe(state))
     truncated = (next_.age >= world.spec.limit) & ~terminated

@@ -96,12 +96,14 @@ class Replay(eqx.Module):
         """
         worlds = self.surprise.shape[1]
         usable = jnp.maximum(self.filled - (steps - 1), 1)  # whole returns only
+        drawn = jax.random.uniform(key, (batch,))
         if alpha == 0:
-            flat = jax.random.randint(key, (batch,), 0, usable * worlds)
+            count = usable * worlds
+            flat = jnp.minimum(jnp.floor(drawn * count).astype(jnp.int32), count - 1)
             age, world = flat // worlds, flat % worlds
             weight = jnp.ones(batch)
         else:
-            age, world, weight = self._by_surprise(key, batch, usable, alpha, beta)
+            age, world, weight = self._by_surprise(drawn, usable, alpha, beta)
         row = (self._oldest() + age) % self.surprise.shape[0]
         transition, factor = self._returns(row, world, discount, steps)
         return Sample(transition, factor, jnp.stack([row, world], -1), weight)
@@ -116,13 +118,13 @@ class Replay(eqx.Module):
     def _oldest(self) -> Int[Array, ""]:
         return (self.head - self.filled) % self.surprise.shape[0]
 
-    def _by_surprise(self, key, batch: int, usable, alpha: float, beta: float):
+    def _by_surprise(self, drawn, usable, alpha: float, beta: float):
         size, worlds = self.surprise.shape
         ages = (jnp.arange(size) - self._oldest()) % size
         mass = jnp.where((ages < usable)[:, None], self.surprise**alpha, 0).ravel()
         total = jnp.cumsum(mass)
-        drawn = jax.random.uniform(key, (batch,)) * total[-1]
-        flat = jnp.minimum(jnp.searchsorted(total, drawn, side="right"), size * worlds - 1)
+        flat = jnp.searchsorted(total, drawn * total[-1], side="right")
+        flat = jnp.minimum(flat, size * worlds - 1)
         weight = (mass[flat] / total[-1] * usable * worlds + 1e-9) ** -beta
         return ages[flat // worlds], flat % worlds, weight / jnp.max(weight)
 
