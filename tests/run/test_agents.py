@@ -18,7 +18,7 @@ def test_every_preset_resolves_to_a_mind_for_its_own_world(name):
 
 def test_a_command_finds_the_preset_of_its_world():
     name, table = agents.choose("CartPole-v1")
-    assert table["world"]["name"] == "CartPole-v1" and table["agent"]["name"] == agents.DEFAULT
+    assert name == "cartpole-dqn-predictive" and table["world"]["name"] == "CartPole-v1"
     assert agents.choose("CartPole-v1", preset=name) == (name, table)
 
 

@@ -185,9 +185,10 @@ class QLearning(AbstractMind):
             step=state.step + self.cycle,
             episodes=state.episodes + jnp.sum(happened.ended.astype(jnp.int32)),
         )
-        keys = jax.random.split(key, self.updates)
-        learnt, charts = jax.lax.scan(self._update, state, keys)
-        state = only_if(state.step >= self.warmup, learnt, state) if self.warmup else learnt
+        before = self._learning(state)
+        update = lambda learning, key: self._update(_with(state, learning), key)
+        after, charts = jax.lax.scan(update, before, jax.random.split(key, self.updates))
+        state = _with(state, only_if(state.step >= self.warmup, after, before))
         chart = jax.tree.map(lambda leaf: leaf[-1], charts)
         return state, chart | {"epsilon": self.epsilon(state)}
 
@@ -206,7 +207,13 @@ class QLearning(AbstractMind):
     def circuits(self, state: QState) -> dict[str, AbstractCircuit]:
         return {"actor": state.learner.circuit}
 
-    def _update(self, state: QState, key: PRNGKeyArray) -> tuple[QState, Chart]:
+    def _learning(self, state: QState) -> dict[str, Any]:
+        """What an update changes: never the rows of the replay, which are large."""
+        replay = state.replay
+        ranks = {"surprise": replay.surprise, "peak": replay.peak} if self.alpha else {}
+        return {"learner": state.learner, "slow": state.slow, "ranks": ranks}
+
+    def _update(self, state: QState, key: PRNGKeyArray) -> tuple[dict[str, Any], Chart]:
         sample = self.sample(state, key)
         circuit = state.learner.circuit
         wanted, error, value = self.values.targets(
@@ -214,9 +221,7 @@ class QLearning(AbstractMind):
         )
         clamp = {"input": self.look(state, sample.transition.observation)}
         learner, info = self._learner(circuit).step(state.learner, (clamp, wanted))
-        replay = state.replay
-        if self.alpha:
-            replay = replay.surprised(sample.place, error)
+        replay = state.replay.surprised(sample.place, error) if self.alpha else state.replay
         slow = self.values.follow(state.slow, learner.circuit)
         chart = {
             "surprise": jnp.mean(jnp.abs(error)),
@@ -226,8 +231,8 @@ class QLearning(AbstractMind):
             "residual": info.residual,
             "result": info.result.astype(float),
         }
-        left = (state.moments, state.step, state.episodes)
-        return QState(learner, slow, replay, *left), chart
+        new = dataclasses.replace(state, learner=learner, slow=slow, replay=replay)
+        return self._learning(new), chart
 
     def _learner(self, circuit: AbstractCircuit) -> Learner:
         return Learner(circuit, self.assigner, SquaredError(), self.optimiser)
@@ -251,6 +256,16 @@ class QLearning(AbstractMind):
     def _ask(self, state: QState, circuit: AbstractCircuit, observation: Array) -> Array:
         clamp = {"input": self.look(state, observation)}
         return self._learner(circuit).predict(circuit, clamp)
+
+
+def _with(state: QState, learning: dict[str, Any]) -> QState:
+    """The state with what an update changed."""
+    return dataclasses.replace(
+        state,
+        learner=learning["learner"],
+        slow=learning["slow"],
+        replay=dataclasses.replace(state.replay, **learning["ranks"]),
+    )
 
 
 def dqn(

@@ -1,6 +1,7 @@
 """A film of what an agent does: one greedy episode, as a GIF."""
 
 import io
+import os
 from typing import Any
 
 import jax
@@ -19,6 +20,8 @@ def played(mind: AbstractMind, state: Any, name: str, *, seed: int) -> tuple[byt
     Long episodes are shown in up to 150 frames, faster than they were lived. `None` where there
     is nothing to see: gymnax's worlds, and environments that cannot draw themselves.
     """
+    for device in ("SDL_VIDEODRIVER", "SDL_AUDIODRIVER"):
+        os.environ.setdefault(device, "dummy")  # pygame draws in memory: no screen, no sound
     source, _, rest = name.partition(":")
     if source == "gymnax" and rest:
         return None

@@ -5,6 +5,7 @@ the recipe's signature, as in `anima.run.config`, whose machinery this uses.
 """
 
 import dataclasses
+import inspect
 import tomllib
 from collections.abc import Callable
 from importlib import resources
@@ -181,8 +182,7 @@ def _made(value: Any) -> Any:
 def _nearest_preset(wanted: dict[str, str | None]) -> tuple[str, Table]:
     zoo = {name: read_preset(name) for name in preset_names()}
     fits = lambda table, kinds: all(wanted[kind] in (None, _of(table)[kind]) for kind in kinds)
-    # a default agent goes before the others
-    order = sorted(zoo, key=lambda name: (_of(zoo[name])["agent"] != DEFAULT, name))
+    order = sorted(zoo, key=lambda name: (not _usual(zoo[name]), name))
     for name in order:
         if fits(zoo[name], ("world", "agent", "assigner")):
             return name, zoo[name]
@@ -195,6 +195,12 @@ def _nearest_preset(wanted: dict[str, str | None]) -> tuple[str, Table]:
     if wanted["assigner"]:
         agent["assigner"] = wanted["assigner"]
     return "", {"world": {"name": wanted["world"]}, "agent": agent}
+
+
+def _usual(table: Table) -> bool:
+    """Whether a preset is of the default agent with its default assigner."""
+    default = inspect.signature(AGENTS[DEFAULT].recipe).parameters["assigner"].default
+    return (_of(table)["agent"], _of(table)["assigner"]) == (DEFAULT, default)
 
 
 def _of(table: Table) -> dict[str, str | None]:
