@@ -1,5 +1,7 @@
 """Deep Q-learning: what it aims at, and that every assigner finds the values of a small world."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +11,7 @@ from anima.agent.body import FORMS
 from anima.agent.classic import Fading, Straight, Values, dqn
 from anima.agent.life import lives
 from anima.core.errors import InputError
-from anima.world.env import Continuous, Discrete, Spec, Transition
+from anima.world.env import Continuous, Discrete, Spec, Transition, blank
 from anima.world.replay import Sample
 
 SPEC = Spec("Line", 1, Discrete(2), 100)
@@ -92,9 +94,21 @@ def test_every_assigner_finds_the_values_of_the_corridor(corridor, assigner):
     state = life.one(0).mind
     found = mind._ask(state, state.learner.circuit, jnp.eye(2))
     np.testing.assert_allclose(found, [[0.25, 0.5], [0.5, 1.0]], atol=0.08)
-    np.testing.assert_array_equal(life.judge(2, 0), [[1.0, 1.0]])
-    assert float(life.alignment()["alignment"][0]) <= 1 + 1e-5
+    assert mind.choose(state, jnp.eye(2)).tolist() == [1, 1]
     assert {"surprise", "value", "cost", "residual", "epsilon"} <= set(charts)
+
+
+def test_alignment_is_one_for_backprop_and_less_for_others(corridor):
+    for assigner, low, high in (("backprop", 1 - 1e-5, 1 + 1e-5), ("ngc", -1.0, 0.99)):
+        mind = dqn(corridor.spec, assigner=assigner, hidden=(8,), every=4, batch=8, steps=99)
+        life = lives(mind, corridor, [2])
+        state = life.one(0).mind
+        past = blank(corridor.spec, 4, 1)._replace(
+            observation=jax.random.normal(jax.random.key(0), (4, 1, 2)), reward=jnp.ones((4, 1))
+        )
+        state = dataclasses.replace(state, replay=state.replay.push(past))
+        found = float(jax.jit(mind.alignment)(state, jax.random.key(1))["alignment"])
+        assert low <= found <= high
 
 
 def test_nothing_is_learnt_before_the_warmup_is_over(corridor):

@@ -9,6 +9,7 @@ from anima.agent.life import lives
 from anima.core.errors import InputError
 from anima.world.host import hosted
 
+THREEFRY = True  # lives side by side are to be what they are alone
 SETTINGS = dict(assigner="backprop", hidden=(4,), every=2, batch=4, capacity=40, warmup=4, steps=99)
 
 
@@ -27,8 +28,8 @@ def test_compiled_lives_whole_in_parts_and_together(corridor):
     whole, parts, both = (lives(mind, corridor, seeds) for seeds in ([5], [5], [4, 5]))
     charts, endings = whole.advance(12)
     assert np.shape(charts["surprise"]) == (1, 12) and endings.ended.shape == (1, 24, 1)
-    for cycles in (5, 4, 3):
-        parts.advance(cycles)
+    for _ in range(3):
+        parts.advance(4)
     _same(parts.state, whole.state)
     both.advance(12)
     _same(both.one(1), whole.one(0), exact=False)

@@ -57,10 +57,11 @@ def test_an_interrupted_life_ends_as_one_that_was_not(tmp_path, monkeypatch, wor
         patch.setattr(live, "_AT_ONCE", 4)
         whole = _living(tmp_path / "a", world=world)
         ended = whole.run()
-        cut = _stop_after(_living(tmp_path / "b", world=world), patch, 3).run()
-    assert cut.interrupted and not ended.interrupted
-    resumed = _living(tmp_path / "b", world=world)
-    rest = resumed.run(resume=True)
+        with patch.context() as signal:
+            cut = _stop_after(_living(tmp_path / "b", world=world), signal, 3).run()
+        assert cut.interrupted and not ended.interrupted
+        resumed = _living(tmp_path / "b", world=world)
+        rest = resumed.run(resume=True)
     np.testing.assert_array_equal(resumed.judge(), whole.judge())
     strip = lambda rows: [{k: v for k, v in row.items() if k != "seconds"} for row in rows]
     assert strip(rest.rows) == strip(ended.rows)

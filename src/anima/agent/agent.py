@@ -6,7 +6,6 @@ Stable-Baselines3's `evaluate_policy` gives and returns what it expects.
 
 import inspect
 import json
-from abc import abstractmethod
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
@@ -41,10 +40,8 @@ class AbstractAgent:
 
     name: ClassVar[str]
 
-    @staticmethod
-    @abstractmethod
-    def recipe(spec: Spec, **settings: Any) -> AbstractMind:
-        """The mind that these settings describe, for a world."""
+    recipe: ClassVar[Callable[..., AbstractMind]]
+    """The mind that settings describe, for a world's spec."""
 
     def __init__(self, world: str | AbstractWorld | Hosted, *, seed: int = 0, **settings: Any):
         self.world = make(world) if isinstance(world, str) else world
@@ -139,14 +136,10 @@ class AbstractAgent:
             "seed": self.seed,
             "settings": _plain(self.settings),
         }
-        held = {jax.tree_util.keystr(at): _numbers(leaf) for at, leaf in leaves}
+        held: dict[str, Any] = {f"/{jax.tree_util.keystr(at)}": _numbers(x) for at, x in leaves}
         try:
             with Path(path).open("wb") as file:
-                np.savez(
-                    file,
-                    header=np.array(json.dumps(header)),
-                    **{f"/{k}": v for k, v in held.items()},
-                )
+                np.savez(file, header=np.array(json.dumps(header)), **held)
         except OSError as error:
             raise InputError(f"cannot save {path}: {error.strerror or error}") from error
 

@@ -48,7 +48,7 @@ class ActiveState(eqx.Module):
 class ActiveNGC(AbstractMind):
     """The mind of ANGC.
 
-    - `actor`: a Q-learner, whose replay serves both circuits.
+    - `spec`, `every`, `worlds`: the actor's. - `actor`: a Q-learner, whose replay serves both circuits.
     - `draw`, `assigner`, `optimiser`: of the generator.
     - `epistemic`: the weight a_ep (0: the generator is ablated, and never run). The actor's
       `reward_scale` is the weight a_in, so both are in the units of its targets.
@@ -56,6 +56,9 @@ class ActiveNGC(AbstractMind):
     - `solver`, `settling`: how the generator settles on what it failed to foresee.
     """
 
+    spec: Spec = eqx.field(static=True)
+    every: int = eqx.field(static=True)
+    worlds: int = eqx.field(static=True)
     actor: QLearning
     draw: Callable[[PRNGKeyArray], AbstractCircuit] = eqx.field(static=True)
     assigner: AbstractAssigner
@@ -64,18 +67,6 @@ class ActiveNGC(AbstractMind):
     forget: float = eqx.field(static=True)
     solver: AbstractSolver
     settling: int = eqx.field(static=True)
-
-    @property
-    def spec(self) -> Spec:
-        return self.actor.spec
-
-    @property
-    def every(self) -> int:
-        return self.actor.every
-
-    @property
-    def worlds(self) -> int:
-        return self.actor.worlds
 
     def init(self, key: PRNGKeyArray) -> ActiveState:
         acting, drawn, learning = jax.random.split(key, 3)
@@ -266,6 +257,9 @@ def angc(
         per_epoch=max(steps - warmup, 1) * updates // (every * worlds),
     )
     return ActiveNGC(
+        spec=spec,
+        every=every,
+        worlds=worlds,
         actor=actor,
         draw=draw,
         assigner=made,

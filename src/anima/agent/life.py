@@ -90,7 +90,7 @@ class AbstractLives:
         """Takes up the lives where `state` left them."""
 
     @abstractmethod
-    def advance(self, cycles: int) -> tuple[Chart, Ending]:
+    def advance(self, cycles: int) -> tuple[Any, Ending]:
         """Lives on for some cycles.
 
         **Returns:** charts of shape (lives, cycles), and endings of (lives, steps, worlds).
@@ -171,7 +171,7 @@ class CompiledLives(AbstractLives):
     def restore(self, state: Any) -> None:
         self._alive = jax.tree.map(jnp.array, state)
 
-    def advance(self, cycles: int) -> tuple[Chart, Ending]:
+    def advance(self, cycles: int) -> tuple[Any, Ending]:
         self._alive, (charts, endings) = self._advance(self._alive, cycles)
         return charts, jax.tree.map(_steps, endings)
 
@@ -229,11 +229,11 @@ class HostedLives(AbstractLives):
         self._action = None
         self._host.restore({name: np.asarray(value) for name, value in snapshot.items()})
 
-    def advance(self, cycles: int) -> tuple[Chart, Ending]:
+    def advance(self, cycles: int) -> tuple[Any, Ending]:
         charts, endings = [], []
         for _ in range(cycles):
             past = [self._step(i) for i in range(self.mind.every)]
-            happened = Transition(*(np.stack(leaves, 1) for leaves in zip(*past, strict=True)))
+            happened: Any = Transition(*(np.stack(leaves, 1) for leaves in zip(*past, strict=True)))
             self._leaves, self._action, chart, ending = self._learn(
                 self._leaves, happened, self._seen()
             )

@@ -6,6 +6,7 @@ random numbers of a reset come from another generator.
 """
 
 import math
+from collections.abc import Callable
 
 import equinox as eqx
 import jax
@@ -171,7 +172,7 @@ def _roll(state: Float[Array, "2"], push: Scalar) -> Float[Array, "2"]:
     return jnp.stack([position, velocity])
 
 
-CLASSIC: dict[str, type[AbstractWorld]] = {
-    world.spec.name: world  # type: ignore[attr-defined]
+CLASSIC: dict[str, Callable[[], AbstractWorld]] = {
+    world.spec.name: world
     for world in (CartPole, Pendulum, MountainCar, MountainCarContinuous, Acrobot)
 }

@@ -97,18 +97,18 @@ class Host:
         self._done = np.zeros((len(self.seeds), spec.limit, *width), self._acts)
         self._episode = np.zeros(len(self.seeds), np.int64)
         self._age = np.zeros(len(self.seeds), np.int64)
-        self.observation = self._reset(np.ones(len(self.seeds), bool))
+        self.observation: np.ndarray = self._reset(np.ones(len(self.seeds), bool))
 
     def step(self, action: np.ndarray) -> Transition:
         """One step of every world; those whose episode ended stand at the start of the next."""
         happened = self._step(np.asarray(action, self._acts))
-        ended = happened.ended
+        ended = np.asarray(happened.ended)
+        following = np.asarray(happened.following)
         if ended.any():
             self._episode += ended
             self._age[ended] = 0
-            self.observation = np.where(ended[:, None], self._reset(ended), happened.following)
-        else:
-            self.observation = happened.following
+            following = np.where(ended[:, None], self._reset(ended), following)
+        self.observation = following
         return happened
 
     def snapshot(self) -> dict[str, np.ndarray]:
@@ -140,7 +140,7 @@ class Host:
                 self.observation[index] = self._act_out(index, action)
         self._age, self._done = ages.copy(), acts.astype(self._acts).copy()
 
-    def render(self) -> np.ndarray | None:
+    def render(self) -> Any:
         """A picture of the first world, if it was made to draw itself."""
         with _silence(), _blame(self.spec.name, "be drawn"):
             return self._worlds.envs[0].render()
@@ -169,7 +169,7 @@ class Host:
         return Transition(self.observation, action, reward, following, terminated, truncated)  # type: ignore[arg-type]
 
     def _reset(self, which: np.ndarray) -> np.ndarray:
-        seeds = [
+        seeds: list[int | None] = [
             _seed(seed, int(episode))
             for seed, episode in zip(self.seeds, self._episode, strict=True)
         ]
