@@ -72,6 +72,30 @@ def keep_programs():
     return keep
 
 
+@pytest.fixture(scope="session")
+def quick_programs(keep_programs):
+    """A context manager of a folder: within, programs compile quickly and are kept.
+
+    Code is plain; and unless `threefry`, random numbers are of a kind that costs XLA nothing to
+    compile but that `vmap` does not leave unchanged.
+    """
+
+    @contextlib.contextmanager
+    def quick(folder, *, threefry=False):
+        settings: dict = {"jax_disable_most_optimizations": True}
+        if not threefry:
+            settings["jax_default_prng_impl"] = "unsafe_rbg"
+        before = {name: getattr(jax.config, name) for name in settings}
+        for name, value in settings.items():
+            jax.config.update(name, value)
+        with keep_programs(folder):
+            yield
+        for name, value in before.items():
+            jax.config.update(name, value)
+
+    return quick
+
+
 @pytest.fixture
 def getkey():
     """A function that returns a new random key at each call, the same ones in every run."""

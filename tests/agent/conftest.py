@@ -9,21 +9,11 @@ from anima.world.env import AbstractWorld, Discrete, Spec
 
 
 @pytest.fixture(autouse=True, scope="module")
-def quick(request, keep_programs, tmp_path_factory):
-    """Plain code, and random numbers that compile at once but do not survive `vmap` unchanged.
-
-    A module that asks what `vmap` does sets `THREEFRY = True` and keeps JAX's usual ones.
-    """
-    settings = {"jax_disable_most_optimizations": True}
-    if not getattr(request.module, "THREEFRY", False):
-        settings["jax_default_prng_impl"] = "unsafe_rbg"
-    before = {name: getattr(jax.config, name) for name in settings}
-    for name, value in settings.items():
-        jax.config.update(name, value)
-    with keep_programs(tmp_path_factory.mktemp("compiled")):
+def quick(request, quick_programs, tmp_path_factory):
+    """A module that asks what `vmap` does sets `THREEFRY = True`, for JAX's usual random numbers."""
+    threefry = getattr(request.module, "THREEFRY", False)
+    with quick_programs(tmp_path_factory.mktemp("compiled"), threefry=threefry):
         yield
-    for name, value in before.items():
-        jax.config.update(name, value)
 
 
 class Corridor(AbstractWorld):

@@ -15,13 +15,13 @@ TINY += ["--set=live.judge_every=10", "--set=live.judge_episodes=1", "--set=live
 
 
 @pytest.fixture(scope="module", autouse=True)
-def compiled_once(keep_programs, tmp_path_factory):
-    with keep_programs(tmp_path_factory.mktemp("compiled")):
+def quick(quick_programs, tmp_path_factory):
+    with quick_programs(tmp_path_factory.mktemp("compiled")):
         yield
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory, compiled_once):
+def run(tmp_path_factory, quick):
     """A life of 20 steps, its folder and its JSON."""
     folder = tmp_path_factory.mktemp("life") / "run"
     words = ["live", "CartPole-v1", "--assigner", "backprop", "--steps", "20", "--seeds", "2"]

@@ -2,6 +2,7 @@
 
 import json
 
+import jax
 import numpy as np
 import pytest
 
@@ -50,53 +51,82 @@ def _stop_after(living, monkeypatch, chunks):
     return living
 
 
+@pytest.fixture(scope="module", autouse=True)
+def quick(quick_programs, tmp_path_factory):
+    with quick_programs(tmp_path_factory.mktemp("compiled")):
+        yield
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, quick):
+    """A run that nothing disturbed, and what it left."""
+    living = _living(tmp_path_factory.mktemp("life"))
+    return living, living.run()
+
+
 @pytest.mark.parametrize("world", ["CartPole-v1", "gymnasium:CartPole-v1"])
 def test_an_interrupted_life_ends_as_one_that_was_not(tmp_path, monkeypatch, world):
-    (tmp_path / "a").mkdir(), (tmp_path / "b").mkdir()
+    """One `Living` plays all parts, since each would compile anew; the disk is what joins them."""
+    (tmp_path / "a").mkdir()
+    monkeypatch.setattr(live, "_AT_ONCE", 4)
+    living = _living(tmp_path / "a", world=world)
+    start = jax.tree.map(lambda leaf: leaf.copy(), living.lives.state)
+    ended = living.run()
+    judged = living.judge()
+    replay = np.array(living.lives.one(1).mind.replay.rows.observation)
+
+    live.begin(tmp_path / "b", living.config, preset="", seed=3, seeds=2)
+    living.folder = tmp_path / "b"
+    living.lives.restore(start)
     with monkeypatch.context() as patch:
-        patch.setattr(live, "_AT_ONCE", 4)
-        whole = _living(tmp_path / "a", world=world)
-        ended = whole.run()
-        with patch.context() as signal:
-            cut = _stop_after(_living(tmp_path / "b", world=world), signal, 3).run()
-        assert cut.interrupted and not ended.interrupted
-        resumed = _living(tmp_path / "b", world=world)
-        rest = resumed.run(resume=True)
-    np.testing.assert_array_equal(resumed.judge(), whole.judge())
+        cut = _stop_after(living, patch, 3).run()
+    assert cut.interrupted and not ended.interrupted and living.lives.steps == 12
+    living.lives.restore(start)  # as a new process would begin
+    rest = living.run(resume=True)
+
+    np.testing.assert_array_equal(living.judge(), judged)
+    np.testing.assert_array_equal(living.lives.one(1).mind.replay.rows.observation, replay)
     strip = lambda rows: [{k: v for k, v in row.items() if k != "seconds"} for row in rows]
     assert strip(rest.rows) == strip(ended.rows)
     assert strip(read_rows(tmp_path / "b" / "metrics.jsonl")) == strip(ended.rows)
     assert [(row["seed"], row["step"]) for row in ended.rows] == [
         (seed, step) for step in (8, 16, 24) for seed in (3, 4)
     ]
-    same = lambda life: np.asarray(life.lives.one(1).mind.replay.rows.observation)
-    np.testing.assert_array_equal(same(resumed), same(whole))
 
 
-def test_what_a_run_finds_is_json_with_the_promised_keys(tmp_path):
-    living = _living(tmp_path)
-    outcome = living.run()
-    found = live.result(tmp_path, living, living.judge(), outcome.seconds)
+def test_what_a_run_finds_is_json_with_the_promised_keys(finished):
+    living, outcome = finished
+    found = live.result(living.folder, living, living.judge(), outcome.seconds)
     promised = {"run", "seed", "return_mean", "return_iqm", "ci95", "episodes"}
     assert promised | {"environment_steps", "seconds"} <= set(json.loads(json.dumps(found)))
     assert found["episodes"] == 2 and found["environment_steps"] == 24
     assert found["ci95"][0] <= found["return_iqm"] <= found["ci95"][1]
-    header, config = live.read(tmp_path)
-    assert header.seeds == 2 and config == living.config and live.is_life(tmp_path)
-    later = living.judge(later=True, episodes=3)
-    assert later.shape == (2, 3)
+    header, config = live.read(living.folder)
+    assert header.seeds == 2 and config == living.config and live.is_life(living.folder)
+    assert living.judge(later=True, episodes=2).shape == (2, 2)
 
 
-def test_a_changed_configuration_is_not_resumed(tmp_path):
-    _living(tmp_path).run()
+def test_a_changed_configuration_is_not_resumed(finished):
+    living, _ = finished
     with pytest.raises(InputError, match=r"config\.agent\.rate"):
-        _living(tmp_path, "agent.rate=0.5").run(resume=True)
+        _living(living.folder, "agent.rate=0.5").run(resume=True)
 
 
-def test_divergence_is_reported_and_leaves_the_last_good_checkpoint(tmp_path):
-    wild = _living(tmp_path, "agent.rate=1e30", "agent.rule=sgd", "agent.schedule=constant")
-    with pytest.raises(DivergedError, match=r"seed . diverged"):
-        wild.run()
+def test_divergence_is_reported_with_the_last_good_checkpoint(finished, monkeypatch):
+    living, _ = finished
+    start = jax.tree.map(lambda leaf: leaf.copy(), living.lives.state)
+    advance = living.lives.advance
+
+    def diverge(cycles):
+        charts, endings = advance(cycles)
+        charts["surprise"] = np.full((2, cycles), np.nan)
+        return charts, endings
+
+    monkeypatch.setattr(living.lives, "advance", diverge)
+    monkeypatch.setattr(living, "cycles", living.cycles + 2)
+    with pytest.raises(DivergedError, match="seed 3 diverged .*; checkpoint 24 is good"):
+        living.run()
+    living.lives.restore(start)
 
 
 def test_an_edited_run_is_named(tmp_path):

@@ -17,7 +17,7 @@ import numpy as np
 from anima.agent.life import AbstractLives, lives
 from anima.agent.mind import AbstractMind
 from anima.core.errors import DivergedError, InputError, nearest
-from anima.world.env import AbstractWorld, Discrete, Spec, make
+from anima.world.env import AbstractWorld, Discrete, make
 from anima.world.host import Hosted
 
 _AT_ONCE = 2000  # environment steps between two looks at the numbers

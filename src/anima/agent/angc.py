@@ -48,7 +48,7 @@ class ActiveState(eqx.Module):
 class ActiveNGC(AbstractMind):
     """The mind of ANGC.
 
-    - `spec`, `every`, `worlds`: the actor's. - `actor`: a Q-learner, whose replay serves both circuits.
+    - `actor`: a Q-learner, whose replay serves both circuits; `spec`, `every`, `worlds` are its.
     - `draw`, `assigner`, `optimiser`: of the generator.
     - `epistemic`: the weight a_ep (0: the generator is ablated, and never run). The actor's
       `reward_scale` is the weight a_in, so both are in the units of its targets.
