@@ -10,7 +10,7 @@ from anima.world.env import AbstractWorld, Discrete, Spec
 
 @pytest.fixture(autouse=True, scope="module")
 def quick(request, quick_programs, tmp_path_factory):
-    """A module that asks what `vmap` does sets `THREEFRY = True`, for JAX's usual random numbers."""
+    """A module that asks what `vmap` does sets `THREEFRY = True`: JAX's usual random numbers."""
     threefry = getattr(request.module, "THREEFRY", False)
     with quick_programs(tmp_path_factory.mktemp("compiled"), threefry=threefry):
         yield

@@ -124,7 +124,7 @@ def test_divergence_is_reported_with_the_last_good_checkpoint(finished, monkeypa
 
     monkeypatch.setattr(living.lives, "advance", diverge)
     monkeypatch.setattr(living, "cycles", living.cycles + 2)
-    with pytest.raises(DivergedError, match="seed 3 diverged .*; checkpoint 24 is good"):
+    with pytest.raises(DivergedError, match=r"seed 3 diverged .*; checkpoint 24 is good"):
         living.run()
     living.lives.restore(start)
 
