@@ -233,7 +233,7 @@ class HostedLives(AbstractLives):
         charts, endings = [], []
         for _ in range(cycles):
             past = [self._step(i) for i in range(self.mind.every)]
-            happened: Any = Transition(*(np.stack(leaves, 1) for leaves in zip(*past, strict=True)))
+            happened = Transition._make(np.stack(leaves, 1) for leaves in zip(*past, strict=True))
             self._leaves, self._action, chart, ending = self._learn(
                 self._leaves, happened, self._seen()
             )

@@ -29,7 +29,8 @@ def played(mind: AbstractMind, state: Any, name: str, *, seed: int) -> tuple[byt
         host = hosted(rest if source == "gymnasium" and rest else name).open(
             [seed], render_mode="rgb_array"
         )
-        frames, score = [host.render()], 0.0
+        frames: list[Any] = [host.render()]
+        score = 0.0
     except InputError:
         return None
     choose = jax.jit(lambda seen: mind.choose(state, seen))
