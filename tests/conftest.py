@@ -10,11 +10,13 @@ tests (worlds, agents, training) run. Arrays must therefore be made inside a tes
 library (optax) needs it.
 """
 
+import contextlib
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 
 from anima.circuit.graph import Dense, Node, edge, edges
 from anima.circuit.predictive import Predictive
@@ -45,6 +47,53 @@ def precision(request):
     ):
         yield
     jax.config.update("jax_disable_most_optimizations", before)
+
+
+@pytest.fixture(scope="session")
+def keep_programs():
+    """A context manager of a folder: within, a program that was compiled once is read from it."""
+
+    @contextlib.contextmanager
+    def keep(folder):
+        settings = {
+            "jax_compilation_cache_dir": str(folder),
+            "jax_persistent_cache_min_compile_time_secs": 0.05,
+            "jax_persistent_cache_min_entry_size_bytes": 0,
+        }
+        before = {name: getattr(jax.config, name) for name in settings}
+        for name, value in settings.items():
+            jax.config.update(name, value)
+        compilation_cache.reset_cache()
+        yield
+        for name, value in before.items():
+            jax.config.update(name, value)
+        compilation_cache.reset_cache()
+
+    return keep
+
+
+@pytest.fixture(scope="session")
+def quick_programs(keep_programs):
+    """A context manager of a folder: within, programs compile quickly and are kept.
+
+    Code is plain; and unless `threefry`, random numbers are of a kind that costs XLA nothing to
+    compile but that `vmap` does not leave unchanged.
+    """
+
+    @contextlib.contextmanager
+    def quick(folder, *, threefry=False):
+        settings: dict = {"jax_disable_most_optimizations": True}
+        if not threefry:
+            settings["jax_default_prng_impl"] = "unsafe_rbg"
+        before = {name: getattr(jax.config, name) for name in settings}
+        for name, value in settings.items():
+            jax.config.update(name, value)
+        with keep_programs(folder):
+            yield
+        for name, value in before.items():
+            jax.config.update(name, value)
+
+    return quick
 
 
 @pytest.fixture

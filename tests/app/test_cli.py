@@ -24,7 +24,7 @@ import anima
 import anima.run.config as configs
 import anima.run.train as train
 from anima.app import cli
-from anima.app.progress import display, downloads
+from anima.app.progress import display, downloads, learning
 from anima.run import checkpoint
 
 TINY = [
@@ -567,7 +567,7 @@ class Terminal(io.StringIO):
 
 
 def shown(stream, quiet=False):
-    with display(quiet, stream) as (progress, warn):
+    with display(quiet, stream, learning()) as (progress, warn):
         for now in (tick(2), tick(4, ROWS), tick(6, ROWS)):
             progress(now)
         warn("careful")

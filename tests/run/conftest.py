@@ -1,9 +1,7 @@
 """What the tests of a run share: a compilation cache, a small data set, a small configuration."""
 
-import jax
 import numpy as np
 import pytest
-from jax.experimental.compilation_cache import compilation_cache
 
 import anima.run.config as configs
 import anima.run.train as train
@@ -11,21 +9,10 @@ from anima.world.data import Data
 
 
 @pytest.fixture(scope="package", autouse=True)
-def compiled_once(tmp_path_factory):
-    """Every `Training` is a program of its own to JAX; XLA need not compile each again."""
-    settings = {
-        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled")),
-        "jax_persistent_cache_min_compile_time_secs": 0.05,
-        "jax_persistent_cache_min_entry_size_bytes": 0,
-    }
-    before = {name: getattr(jax.config, name) for name in settings}
-    for name, value in settings.items():
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
-    yield
-    for name, value in before.items():
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
+def compiled_once(keep_programs, tmp_path_factory):
+    """Every `Training` and `Living` is a program of its own to JAX; XLA need not compile again."""
+    with keep_programs(tmp_path_factory.mktemp("compiled")):
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -20,6 +20,7 @@ from anima.run.folder import LARGEST_SEED
 from anima.run.interrupt import terminated_is_interrupted
 
 DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+_MOST_EPISODES = 1_000_000
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -77,13 +78,46 @@ def learn(options: argparse.Namespace) -> int:
     return _train(options, header, training, data, resume=False)
 
 
+def live(options: argparse.Namespace) -> int:
+    """`anima live ENV`: let an agent live and learn in an environment."""
+    from anima.run import agents, folder
+    from anima.run import config as configs
+    from anima.run import live as lived
+    from anima.run.metrics import check_tensorboard
+
+    seed, seeds = options.seed or 0, agents.check_seeds(options.seeds)
+    preset, table = agents.choose(
+        options.environment,
+        agent=options.agent,
+        preset=options.preset,
+        assigner=options.assigner,
+    )
+    settings = list(options.set)
+    if options.steps is not None:
+        settings.append(f"live.steps={options.steps}")
+    config = agents.resolve(configs.override(table, settings, agents.resolve))
+    out = _out(options)
+    if out:
+        folder.check_free(out)
+    if options.tensorboard:
+        check_tensorboard()
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", options.environment)
+    out = out or _free_folder(name, preset or config.agent["name"], seed)
+    living = lived.Living(config, seed, seeds, out)
+    header = lived.begin(out, config, preset=preset, seed=seed, seeds=seeds)
+    return _live(options, header, living, resume=False)
+
+
 def resume(options: argparse.Namespace) -> int:
     """`anima resume RUN`: go on from the last good checkpoint, to the same bits."""
     from anima.run import folder
+    from anima.run import live as lived
     from anima.run.metrics import check_tensorboard
     from anima.run.train import Training
 
     path = Path(options.run)
+    if lived.is_life(path):
+        return _resume_life(options, path)
     header, config = folder.read(path)
     _refuse_other_seed(options, header.seed)
     out = _out(options)
@@ -97,10 +131,15 @@ def resume(options: argparse.Namespace) -> int:
 
 
 def evaluate(options: argparse.Namespace) -> int:
-    """`anima evaluate RUN`: the test accuracy of a finished run."""
+    """`anima evaluate RUN`: the test accuracy, or the greedy return, of a finished run."""
     from anima.run import folder
+    from anima.run import live as lived
     from anima.run.evaluate import accuracy
 
+    if lived.is_life(Path(options.run)):
+        return _evaluate_life(options, Path(options.run))
+    if options.episodes is not None:
+        raise InputError(f"--episodes is for runs of agents: {options.run} learnt a data set")
     trained = folder.load(options.run)
     header = trained.header
     _refuse_other_seed(options, header.seed)
@@ -200,12 +239,94 @@ def bench(options: argparse.Namespace) -> int:
     return DONE
 
 
+def _resume_life(options: argparse.Namespace, path: Path) -> int:
+    from anima.run import live as lived
+    from anima.run.metrics import check_tensorboard
+
+    header, config = lived.read(path)
+    _refuse_other_seed(options, header.seed)
+    _refuse_data(options)
+    out = _out(options)
+    if out and out.resolve() != path.resolve():
+        raise InputError(f"--out {out}: a run goes on in its own folder {path}: leave --out away")
+    if options.tensorboard:
+        check_tensorboard()
+    living = lived.Living(config, header.seed, header.seeds, path)
+    return _live(options, header, living, resume=True)
+
+
+def _evaluate_life(options: argparse.Namespace, path: Path) -> int:
+    from anima.run import folder
+    from anima.run import live as lived
+
+    header, config = lived.read(path)
+    _refuse_other_seed(options, header.seed)
+    _refuse_data(options)
+    episodes = config.live.episodes if options.episodes is None else options.episodes
+    if not 1 <= episodes <= _MOST_EPISODES:
+        raise InputError(f"--episodes is {episodes}: it must be from 1 to {_MOST_EPISODES}")
+    out = _out(options)
+    if out:
+        folder.check_free(out)
+    living = lived.Living(config, header.seed, header.seeds, path)
+    *_, seconds = living.restore(lambda message: print(f"anima: {message}", file=sys.stderr))
+    scores = living.judge(later=True, episodes=episodes)
+    result = lived.result(path, living, scores, seconds)
+    if out:
+        _write(out, "evaluate.json", result)
+    _say(options, result, _returns(result))
+    return DONE
+
+
+def _live(options, header, living, *, resume: bool) -> int:
+    from anima.app import progress as shown
+    from anima.app.summary import write_life
+
+    out = living.folder
+    with shown.display(options.quiet, sys.stderr, shown.living()) as (progress, warn):
+        outcome = living.run(
+            progress=progress, warn=warn, resume=resume, tensorboard=options.tensorboard
+        )
+    if outcome.interrupted:
+        print(
+            f"anima: interrupted at step {living.lives.steps} and saved: "
+            f"`anima resume {shlex.quote(str(out))}` goes on from there",
+            file=sys.stderr,
+        )
+        return INTERRUPTED
+    try:
+        result, report = write_life(out, header, living, outcome)
+    except OSError as error:
+        raise InputError(
+            f"cannot write the report in {out}: {error.strerror or error}; the run itself is "
+            f"saved: make room, then `anima resume {shlex.quote(str(out))}` writes it"
+        ) from error
+    _say(options, result, [*_returns(result), f"run    {result['run']}", f"report {report}"])
+    return DONE
+
+
+def _returns(result: dict[str, Any]) -> list[str]:
+    low, high = result["ci95"]
+    over = f"{result['episodes']} greedy episodes"
+    over += f", {result['seeds']} seeds" if result["seeds"] > 1 else ""
+    return [
+        f"{result['environment']}: return {result['return_iqm']:.1f} (interquartile mean of {over};"
+        f" 95% interval {low:.1f} to {high:.1f}; mean {result['return_mean']:.1f}) after "
+        f"{result['environment_steps']} steps"
+    ]
+
+
+def _refuse_data(options: argparse.Namespace) -> None:
+    if options.data_dir:
+        raise InputError(f"--data-dir is for data sets: {options.run} is a run of agents")
+
+
 def _train(options, header, training, data, *, resume: bool) -> int:
-    from anima.app.progress import display
+    from anima.app import progress as shown
     from anima.app.summary import write_summary
 
     out = training.folder
-    with display(options.quiet, sys.stderr) as (progress, warn):
+    with shown.display(options.quiet, sys.stderr, shown.learning()) as (progress, warn):
         outcome = training.run(
             progress=progress, warn=warn, resume=resume, tensorboard=options.tensorboard
         )
@@ -356,6 +477,18 @@ def _parser() -> tuple["_Parser", dict[str, "_Parser"]]:
     )
     one.add_argument("--tensorboard", action="store_true", help="write TensorBoard events too")
 
+    one = _command(commands, "live", live)
+    one.add_argument("environment", metavar="ENV", help="e.g. CartPole-v1, any of gymnasium's")
+    one.add_argument("--agent", metavar="NAME", help="dqn, angc")
+    one.add_argument("--preset", metavar="NAME", help="a recipe that ships with anima")
+    one.add_argument("--assigner", metavar="NAME", help="how credit is assigned, e.g. eqprop")
+    one.add_argument("--steps", type=int, metavar="N", help="environment steps of each life")
+    one.add_argument("--seeds", type=int, default=1, metavar="K", help="so many lives at once")
+    one.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="e.g. agent.rate=0.001"
+    )
+    one.add_argument("--tensorboard", action="store_true", help="write TensorBoard events too")
+
     one = _command(commands, "resume", resume)
     one.add_argument("run", metavar="RUN", help="a run's folder")
     one.add_argument("--data-dir", metavar="DIR", help="where the data files are now")
@@ -365,6 +498,7 @@ def _parser() -> tuple["_Parser", dict[str, "_Parser"]]:
     one.add_argument("run", metavar="RUN", help="a run's folder")
     one.add_argument("--data-dir", metavar="DIR", help="where the data files are now")
 
+    one.add_argument("--episodes", type=int, metavar="N", help="greedy episodes of an agent")
     one = _command(commands, "dream", dream)
     one.add_argument("run", metavar="RUN", help="a run's folder")
     one.add_argument("--label", type=int, metavar="L", help="what to dream of (default: all)")

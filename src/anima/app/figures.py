@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from anima.core.errors import InputError
+from anima.run.statistics import interval, iqm
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -71,6 +72,37 @@ def learning_curve(rows: Rows, twin: Rows = (), *, judged: str = "test") -> "Fig
         for name in runs
     ]
     return _say(figure, f"Learning curves over {len(rows)} epoch(s). {'; '.join(said)}.")
+
+
+def life_curve(rows: Rows) -> "Figure":
+    """Greedy return and surprise over environment steps, with 95% intervals over seeds.
+
+    **Arguments:** `rows`, as in the `metrics.jsonl` of a run of agents: `seed`, `step`,
+    `judged_return` and `surprise`. The line is the interquartile mean over seeds; with several
+    seeds its bootstrap interval is shaded and every seed is a thin line.
+
+    **Raises:** `InputError` if there is no row, or a row lacks one of the keys.
+    """
+    steps, returns = _by_seed(rows, "judged_return")
+    _, surprise = _by_seed(rows, "surprise")
+    middle = np.array([iqm(column) for column in returns.T])
+    with _style():
+        figure, (above, below) = _stacked()
+        for axes, values, head in (
+            (above, returns, "Return of greedy episodes"),
+            (below, surprise, "Surprise (mean |TD error|)"),
+        ):
+            _seed_lines(axes, steps, values)
+            _head(axes, head)
+        _whole_numbers(below, [steps], "Environment step")
+        _name_ends(above, {f"{middle[-1]:.1f}": float(middle[-1])})
+    last = interval(returns[:, -1:]) if len(returns) > 1 else None
+    sure = f", 95% interval {last[0]:.1f} to {last[1]:.1f}" if last else ""
+    return _say(
+        figure,
+        f"Return of {len(returns)} seed(s) over {int(steps[-1])} environment steps: "
+        f"{_range(middle, '{:.1f}')} (interquartile mean{sure}).",
+    )
 
 
 def settling(phases: Mapping[str, tuple[np.ndarray, np.ndarray]], *, title: str = "") -> "Figure":
@@ -490,6 +522,31 @@ def _apart(wanted: Sequence[float], gap: float) -> np.ndarray:
     return placed
 
 
+def _by_seed(rows: Rows, key: str) -> tuple[np.ndarray, np.ndarray]:
+    """(steps, values of shape (seeds, steps)): as far as all seeds came."""
+    series: dict[Any, dict[float, float]] = {}
+    for row in rows:
+        if any(row.get(name) is None for name in ("seed", "step", key)):
+            raise InputError(f"life_curve: a row lacks seed, step or {key}: give metrics rows")
+        series.setdefault(row["seed"], {})[row["step"]] = row[key]
+    if not series:
+        raise InputError("life_curve: no row: live first")
+    shared = sorted(set.intersection(*(set(points) for points in series.values())))
+    values = [[points[step] for step in shared] for points in series.values()]
+    return np.asarray(shared, float), np.asarray(values, float)
+
+
+def _seed_lines(axes: "Axes", steps: np.ndarray, values: np.ndarray) -> None:
+    """The interquartile mean, its interval as a shade, every seed as a thin line."""
+    if len(values) > 1:
+        for line in values:
+            axes.plot(steps, line, color=BLUE, linewidth=0.6, alpha=0.25)
+        bounds = np.array([interval(column[:, None]) for column in values.T])
+        axes.fill_between(steps, *bounds.T, color=BLUE, alpha=0.16, linewidth=0)
+    middle = np.array([iqm(column) for column in values.T])
+    axes.plot(steps, middle, **_look(0, steps.size))
+
+
 # Settling.
 
 
@@ -658,8 +715,8 @@ def _tiles(weight: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
 def _sheet(tiles: np.ndarray, columns: int | None = None) -> np.ndarray:
     """All tiles on one sheet, near to square by default, gutters that are not a number."""
     units, height, width = tiles.shape[:3]
-    if columns is None:
-        columns = min(units, max(1, math.ceil(math.sqrt(units * height / width))))
+    square = min(units, max(1, math.ceil(math.sqrt(units * height / width))))
+    columns = square if columns is None else columns
     rows = math.ceil(units / columns)
     gap = max(1, round(0.07 * min(height, width)))
     size = (rows * (height + gap) - gap, columns * (width + gap) - gap, *tiles.shape[3:])

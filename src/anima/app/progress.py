@@ -2,15 +2,48 @@
 
 import contextlib
 from collections.abc import Callable, Iterator
-from typing import TextIO
+from typing import Any, NamedTuple, TextIO
 
+import numpy as np
+
+from anima.run.live import Pulse
 from anima.run.train import Tick
 
-Report = tuple[Callable[[Tick], None], Callable[[str], None]]
+Report = tuple[Callable[[Any], None], Callable[[str], None]]
+
+
+class Words(NamedTuple):
+    """How to speak of one kind of run, whose ticks have a `step` of `steps`.
+
+    - `where`: e.g. the epoch. - `text`: the numbers. - `landmark`: whether a tick is worth a line
+      of its own where there is no terminal.
+    """
+
+    where: Callable[[Any], str]
+    text: Callable[[Any], str]
+    landmark: Callable[[Any], bool]
+
+
+def learning() -> Words:
+    """Of epochs over data."""
+    return Words(
+        where=lambda now: f"epoch {now.epoch}/{now.epochs}",
+        text=describe,
+        landmark=lambda now: now.step % (now.steps // now.epochs) == 0,
+    )
+
+
+def living() -> Words:
+    """Of lives in worlds."""
+    return Words(
+        where=lambda now: f"step {now.step}/{now.steps}",
+        text=describe_life,
+        landmark=lambda now: now.judged,
+    )
 
 
 @contextlib.contextmanager
-def display(quiet: bool, stream: TextIO) -> Iterator[Report]:
+def display(quiet: bool, stream: TextIO, words: Words) -> Iterator[Report]:
     """Yields (on tick, on warning): what to tell the user while a run trains.
 
     Warnings are shown even if `quiet`.
@@ -22,9 +55,9 @@ def display(quiet: bool, stream: TextIO) -> Iterator[Report]:
     if quiet:
         yield (lambda tick: None), warn
     elif not stream.isatty():
-        yield _plain(stream), warn
+        yield _plain(stream, words), warn
     else:
-        with _live(stream) as tick:
+        with _live(stream, words) as tick:
             yield tick, warn
 
 
@@ -56,43 +89,32 @@ def _download_bar(stream: TextIO):
     return Progress(*columns, console=Console(file=stream))
 
 
-def _plain(stream: TextIO) -> Callable[[Tick], None]:
-    def tick(now: Tick) -> None:
-        if now.step % (now.steps // now.epochs) == 0:
-            print(f"epoch {now.epoch}/{now.epochs}  {describe(now)}", file=stream, flush=True)
+def _plain(stream: TextIO, words: Words) -> Callable[[Any], None]:
+    def tick(now: Any) -> None:
+        if words.landmark(now):
+            print(f"{words.where(now)}  {words.text(now)}", file=stream, flush=True)
 
     return tick
 
 
 @contextlib.contextmanager
-def _live(stream: TextIO) -> Iterator[Callable[[Tick], None]]:
+def _live(stream: TextIO, words: Words) -> Iterator[Callable[[Any], None]]:
     from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-    )
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (
-        TextColumn("epoch {task.fields[epoch]}"),
+        TextColumn("{task.fields[where]}"),
         BarColumn(bar_width=24),
-        MofNCompleteColumn(),
+        TextColumn("{task.percentage:>3.0f}%"),
         TextColumn("{task.fields[text]}"),
         TimeRemainingColumn(compact=True),
     )
     with Progress(*columns, console=Console(file=stream)) as bar:
-        task = bar.add_task("", total=None, epoch="1", text="compiling")
+        task = bar.add_task("", total=None, where="", text="compiling")
 
-        def tick(now: Tick) -> None:
-            bar.update(
-                task,
-                total=now.steps,
-                completed=now.step,
-                epoch=f"{now.epoch}/{now.epochs}",
-                text=describe(now),
-            )
+        def tick(now: Any) -> None:
+            text = words.text(now)
+            bar.update(task, total=now.steps, completed=now.step, where=words.where(now), text=text)
 
         yield tick
 
@@ -110,4 +132,17 @@ def describe(now: Tick) -> str:
                 text += f"  {name} {100 * row[f'{judge}_accuracy']:.2f}%"
     if now.rows and "skipped" in now.rows[-1]:
         text += f"  skipped {100 * now.rows[-1]['skipped']:.0f}% of updates"
+    return text
+
+
+def describe_life(now: Pulse) -> str:
+    """Return, epsilon, surprise, residual and speed, and the last judged return of all seeds."""
+    chart = now.chart
+    text = f"return {chart['return']:.1f}  " if "return" in chart else ""
+    for name, form in (("epsilon", ".2f"), ("surprise", ".3g"), ("residual", ".1e")):
+        if name in chart:
+            text += f"{name} {chart[name]:{form}}  "
+    text += f"{now.steps_per_second:.0f} steps/s"
+    if now.rows:
+        text += f"  greedy {np.mean([row['judged_return'] for row in now.rows[-now.seeds :]]):.1f}"
     return text

@@ -35,6 +35,7 @@ def write_report(
     figures: Mapping[str, "tuple[Figure, str]"],
     config_text: str,
     headlines: int = 1,
+    films: Mapping[str, tuple[bytes, str]] | None = None,
 ) -> Path:
     """Writes `folder/report.html` and `folder/figures/<name>.png`; makes the folders it needs.
 
@@ -47,6 +48,8 @@ def write_report(
       figure's own (`figures.alt_text`), or else the caption.
     - `config_text`: the configuration as it was read, folded away until asked for.
 
+    - `films`: as `figures`, but GIFs: file name without its ending -> (the GIF, caption).
+
     **Returns:** the path of the report.
 
     **Raises:** `InputError` for a figure name that is not letters, digits, `-` and `_`, or when the
@@ -55,17 +58,21 @@ def write_report(
     >>> write_report(run, title="mnist", facts=[("Test error", "1.79 %")], figures={},
     ...              config_text="epochs = 20")
     """
-    for name in figures:
+    films = films or {}
+    for name in (*figures, *films):
         if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
             raise InputError(
                 f"report: figure name {name!r}: it names a file, so use letters, digits, - and _"
             )
     drawn = {name: as_png(figure) for name, (figure, _) in figures.items()}
     shown = [_figure(name, drawn[name], *figures[name]) for name in figures]
+    shown += [_film(name, *film) for name, film in films.items()]
     page = _page(title, list(facts), shown, config_text, headlines)
     (folder / "figures").mkdir(parents=True, exist_ok=True)
     for name, png in drawn.items():
         write_bytes_atomically(folder / "figures" / f"{name}.png", png)
+    for name, (film, _) in films.items():
+        write_bytes_atomically(folder / "figures" / f"{name}.gif", film)
     write_bytes_atomically(folder / "report.html", page.encode("utf-8", "replace"))
     return folder / "report.html"
 
@@ -111,12 +118,20 @@ def _table(facts: Sequence[tuple[str, str]]) -> str:
 
 
 def _figure(name: str, png: bytes, figure: "Figure", caption: str) -> str:
-    width, height = struct.unpack(">II", png[16:24])  # a PNG's first chunk begins with its size
-    source = base64.b64encode(png).decode("ascii")
+    size = struct.unpack(">II", png[16:24])  # a PNG's first chunk begins with its size
+    return _image(name, "png", png, size, alt_text(figure) or caption, caption)
+
+
+def _film(name: str, gif: bytes, caption: str) -> str:
+    return _image(name, "gif", gif, struct.unpack("<HH", gif[6:10]), caption, caption)
+
+
+def _image(name: str, kind: str, image: bytes, size, words: str, caption: str) -> str:
+    source = base64.b64encode(image).decode("ascii")
     return (
         f'<figure id="{name}">\n'
-        f'<div class="card"><img src="data:image/png;base64,{source}" width="{width}" '
-        f'height="{height}" alt="{_text(alt_text(figure) or caption)}"></div>\n'
+        f'<div class="card"><img src="data:image/{kind};base64,{source}" width="{size[0]}" '
+        f'height="{size[1]}" alt="{_text(words)}"></div>\n'
         f"<figcaption>{_text(caption)}</figcaption>\n</figure>"
     )
 

@@ -14,14 +14,18 @@ from jaxtyping import Array
 
 import anima.run.config as configs
 from anima.app import figures
+from anima.app.film import played
 from anima.app.report import write_report
 from anima.circuit.circuit import AbstractCircuit
 from anima.circuit.image import Conv, Pool
 from anima.learn.assigners import EquilibriumPropagation
 from anima.learn.learner import Learner
+from anima.run import agents
 from anima.run.evaluate import accuracy, as_inputs, confusion
 from anima.run.folder import Header, load, read
+from anima.run.live import Lived, LiveHeader, Living, result
 from anima.run.train import Outcome, Training
+from anima.run.weights import save_weights
 from anima.settle.settle import trace
 from anima.world.data import Data
 
@@ -57,6 +61,77 @@ def write_summary(
         config_text=(out / "config.toml").read_text(),
     )
     return result, report
+
+
+def write_life(
+    out: Path, header: LiveHeader, living: Living, outcome: Lived
+) -> tuple[dict[str, Any], Path]:
+    """Judges the finished lives and writes their weights, figures, film and `report.html`.
+
+    **Returns:** the result (the keys of the command's JSON) and the report's path.
+    """
+    scores = living.judge()
+    found = result(out, living, scores, outcome.seconds)
+    first = outcome.lives.one(0).mind
+    for name, circuit in living.mind.circuits(first).items():
+        stem = "weights" if name == "actor" else name
+        save_weights(out / f"{stem}.safetensors", circuit)
+    curve = figures.life_curve(outcome.rows)
+    caption = "Return and surprise as the life goes on; a judged agent does not explore."
+    film = played(living.mind, first, living.config.world["name"], seed=living.seed)
+    report = write_report(
+        out,
+        title=f"{living.config.agent['name']} in {living.config.world['name']}",
+        facts=_life_facts(found, header, living, outcome),
+        figures={"life": (curve, caption)},
+        config_text=(out / "config.toml").read_text(),
+        headlines=2,
+        films={"policy": film} if film else {},
+    )
+    return found, report
+
+
+def _life_facts(
+    found: dict[str, Any], header: LiveHeader, living: Living, outcome: Lived
+) -> list[tuple[str, str]]:
+    last = outcome.rows[-1]
+    seeds = f"{living.seeds[0]}" + (f" to {living.seeds[-1]}" if len(living.seeds) > 1 else "")
+    numbers = [
+        (name.replace("_", " ").capitalize(), f"{last[name]:.3g}")
+        for name in ("alignment", "generator_alignment", "residual")
+        if name in last
+    ]
+    return [
+        ("Return (interquartile mean)", f"{found['return_iqm']:.1f}"),
+        ("95% interval", f"{found['ci95'][0]:.1f} to {found['ci95'][1]:.1f}"),
+        ("Mean return", f"{found['return_mean']:.1f}"),
+        ("Judged by", f"{found['episodes']} greedy episodes a seed, in fresh worlds"),
+        ("Credit", str(found["assigner"])),
+        ("Environment steps", str(found["environment_steps"])),
+        *numbers,
+        ("Seconds", f"{outcome.seconds:.1f}"),
+        ("Seeds", seeds),
+        ("Reproduce", _life_command(header, living)),
+    ]
+
+
+def _life_command(header: LiveHeader, living: Living) -> str:
+    config = living.config
+    world, agent = config.world["name"], config.agent["name"]
+    parts = ["anima live", shlex.quote(world), f"--agent {agent}"]
+    if header.preset:
+        parts.append(f"--preset {header.preset}")
+    if "assigner" in config.agent and not header.preset:
+        parts.append(f"--assigner {config.agent['assigner']}")
+    assigner = None if header.preset else config.agent.get("assigner")
+    _, table = agents.choose(world, agent=agent, preset=header.preset or None, assigner=assigner)
+    before, now = configs.as_table(agents.resolve(table)), configs.as_table(config)
+    changes = [
+        f"--set {shlex.quote(f'{path}={_toml(value)}')}"
+        for section, values in now.items()
+        for path, value in _changes(section, before[section], values)
+    ]
+    return " ".join([*parts, f"--seed {header.seed} --seeds {header.seeds}", *changes])
 
 
 def _facts(result, header: Header, training: Training, outcome: Outcome) -> list[tuple[str, str]]:

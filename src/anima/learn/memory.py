@@ -173,9 +173,7 @@ class Memory(eqx.Module):
         **Arguments:** `concept`, an index; `trust`, what errors of the pixels weigh.
         """
         mean, precision = self.concepts.mean[concept], self.concepts.precision(concept)
-        return Prior(
-            circuit=self.writer, name="input", mean=mean, precision=precision, trust=trust
-        )
+        return Prior(circuit=self.writer, name="input", mean=mean, precision=precision, trust=trust)
 
     @eqx.filter_jit
     def imagine(
@@ -436,7 +434,7 @@ def factorise(
     return factor, jnp.maximum((total - jnp.sum(factor**2)) / size, _LEAST)
 
 
-def _descend(circuit, rule, clamp, images, epochs, batch, rate, key) -> Predictive:
+def _descend(circuit, rule, clamp, images, epochs, batch, rate, key):
     """Learns a generative circuit from images in a fresh order every epoch."""
     batch = min(batch, images.shape[0])
     per_epoch = images.shape[0] // batch

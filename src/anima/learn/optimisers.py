@@ -19,6 +19,10 @@ def _exponential(steps: int, per_epoch: int) -> optax.Schedule:
     return optax.exponential_decay(1.0, per_epoch, 0.99, staircase=True)
 
 
+def _linear(steps: int, per_epoch: int) -> optax.Schedule:
+    return optax.linear_schedule(1.0, 0.05, steps)
+
+
 def _constant(steps: int, per_epoch: int) -> optax.Schedule:
     return optax.constant_schedule(1.0)
 
@@ -34,6 +38,7 @@ SCHEDULES: dict[str, Callable[[int, int], optax.Schedule]] = {
     "constant": _constant,
     "cosine": _cosine,
     "exponential": _exponential,
+    "linear": _linear,
 }
 
 
@@ -44,6 +49,7 @@ def optimiser(
     rate: float | Sequence[float] = 0.1,
     schedule: str = "constant",
     decay: float = 0.0,
+    frobenius: bool = False,
     epochs: int = 1,
     per_epoch: int = 1,
 ) -> optax.GradientTransformation:
@@ -54,8 +60,10 @@ def optimiser(
     - `rule`: `"sgd"` (the neuron-local one), `"momentum"` (0.9), `"adam"`, `"rmsprop"`.
     - `rate`: one learning rate, or one per node after the input, in order: a parameter belongs to
       the node its synapse leads to.
-    - `schedule`: `"constant"`, `"cosine"` (to 0 over all steps), `"exponential"` (x 0.99 an epoch).
+    - `schedule`: `"constant"`, `"cosine"` (to 0 over all steps), `"exponential"` (x 0.99 an epoch),
+      `"linear"` (to 5%).
     - `decay`: weight decay, of synapses only, times the current rate.
+    - `frobenius`: see `within_frobenius`.
     - `epochs`, `per_epoch`: how long the schedule is, in epochs and steps an epoch.
 
     **Raises:** `InputError` for unknown names, rates that are not positive or too few.
@@ -71,7 +79,7 @@ def optimiser(
         check_positive("optimiser", **{f"rate of {name}": value})
     check_range("optimiser", 0, float("inf"), decay=decay)
     shape = pick("schedule", schedule, SCHEDULES)(max(epochs * per_epoch, 1), max(per_epoch, 1))
-    return optax.chain(
+    learning = optax.chain(
         pick("rule", rule, RULES)(),
         optax.add_decayed_weights(decay, mask=_is_synapse) if decay else optax.identity(),
         # a root's bias (its prior mean) learns with the first layer
@@ -81,6 +89,7 @@ def optimiser(
         ),
         scale_by_clock(shape),
     )
+    return within_frobenius(learning) if frobenius else learning
 
 
 def scale_by_clock(schedule: optax.Schedule) -> optax.GradientTransformationExtraArgs:
@@ -118,6 +127,31 @@ def scale_by_layer(rates: Mapping[str, float]) -> optax.GradientTransformation:
         return jax.tree_util.tree_map_with_path(scale, updates), state
 
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+
+
+def within_frobenius(
+    inner: optax.GradientTransformation, norm: float = 2.0, c: float = 1e-6
+) -> optax.GradientTransformation:
+    """Every synaptic change to unit norm before `inner`, every matrix to `norm` after it.
+
+    delta <- delta / (|delta|_F + c); W <- norm W / (|W|_F + c). The whole matrix is read for each
+    synapse, so this is not neuron-local (Ororbia and Mali, 2022, for active NGC).
+    """
+    sized = lambda w: jnp.sqrt(jnp.sum(w**2)) + c
+
+    def update(updates, state, params=None):
+        if params is None:
+            raise ValueError("within_frobenius needs the parameters")
+        small = jax.tree.map(lambda u: u / sized(u) if u.ndim > 1 else u, updates)
+        moved, state = inner.update(small, state, params)
+
+        def back(move, weight):
+            new = weight + move
+            return norm * new / sized(new) - weight if weight.ndim > 1 else move
+
+        return jax.tree.map(back, moved, params), state
+
+    return optax.GradientTransformation(inner.init, update)
 
 
 def _is_synapse(updates: AbstractCircuit):

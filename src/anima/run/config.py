@@ -199,15 +199,18 @@ def read_file(path: Path) -> Table:
         raise InputError(f"cannot read the configuration {path}: {error}") from error
 
 
-def override(table: Table, assignments: list[str]) -> Table:
+def override(
+    table: Table, assignments: list[str], complete: Callable[[Table], Any] | None = None
+) -> Table:
     """The table with `key=value` assignments applied, values written as in TOML.
 
     **Arguments:** `assignments`, such as `train.epochs=3`, `circuit.hidden=[512, 512]`. A key
-    without a section is understood where only one section has it.
+    without a section is understood where only one section has it. `complete`, what makes a whole
+    configuration of a table, whose keys are then the known ones (default: `resolve`).
 
     **Raises:** `InputError` for text that is not `key=value`, an unknown or an ambiguous key.
     """
-    full = as_table(resolve(table))
+    full = as_table((complete or resolve)(table))
     result = copy.deepcopy(table)
     for text in assignments:
         key, equals, value = text.partition("=")
@@ -250,31 +253,31 @@ def resolve(table: Table) -> Config:
     allowed = ("family", "hidden")
     config = Config(
         circuit={"family": family, "hidden": hidden}
-        | _arguments("circuit", builder, rest, skip=_BUILDER_SKIP, also=allowed),
+        | arguments("circuit", builder, rest, skip=_BUILDER_SKIP, also=allowed),
         assigner=_named("assigner", ASSIGNERS, table.get("assigner", {"name": "eqprop"})),
         cost=_named("cost", COSTS, table.get("cost", {"name": "squared"})),
         noise={
             name: check_value(f"noise.{name}", float, rate)
             for name, rate in table.get("noise", {}).items()
         },
-        optimiser=_arguments(
+        optimiser=arguments(
             "optimiser", optimiser, table.get("optimiser", {}), skip=_OPTIMISER_SKIP
         ),
-        train=Train(**_arguments("train", Train, table.get("train", {}))),
-        twin=Twin(**_arguments("twin", Twin, table.get("twin", {}))),
-        dream=Dream(**_arguments("dream", Dream, table.get("dream", {}))),
+        train=Train(**arguments("train", Train, table.get("train", {}))),
+        twin=Twin(**arguments("twin", Twin, table.get("twin", {}))),
+        dream=Dream(**arguments("dream", Dream, table.get("dream", {}))),
         gate=_named("gate", GATES, table["gate"]) if table.get("gate") else {},
     )
-    _refuse_negative(as_table(config))
+    refuse_negative(as_table(config))
     return config
 
 
-def as_table(config: Config) -> Table:
+def as_table(config: Any) -> Table:
     """The configuration as plain tables, `None`s left out: `resolve` gives it back."""
     return _without_none(dataclasses.asdict(config))
 
 
-def dump(config: Config, header: Table) -> str:
+def dump(config: Any, header: Table) -> str:
     """The configuration as TOML text, after a `[run]` section with `header`."""
     return tomli_w.dumps({"run": header} | as_table(config))
 
@@ -300,7 +303,7 @@ def build_circuit(
 def build_learner(config: Config, circuit: AbstractCircuit, per_epoch: int) -> Learner:
     """The learner that the configuration describes, for a circuit and so many steps an epoch."""
     table = dict(config.assigner)
-    assigner = ASSIGNERS[table.pop("name")](**_with_solvers(table))
+    assigner = ASSIGNERS[table.pop("name")](**with_solvers(table))
     table = dict(config.cost)
     cost = COSTS[table.pop("name")](**table)
     schedule: Table = dict(epochs=config.train.epochs, per_epoch=per_epoch)
@@ -328,6 +331,21 @@ def build_twin(config: Config, circuit: AbstractCircuit, per_epoch: int) -> Lear
 
 
 _BUILDER_SKIP = ("sizes", "shape", "layers", "key")
+
+
+def changed(saved: Table, now: Table, path: str = "") -> str | None:
+    """The first key in which two configurations differ."""
+    for key in sorted(set(saved) | set(now)):
+        here = f"{path}{key}"
+        if isinstance(saved.get(key), dict) and isinstance(now.get(key), dict):
+            deeper = changed(saved[key], now[key], f"{here}.")
+            if deeper:
+                return deeper
+        elif saved.get(key) != now.get(key):
+            return here
+    return None
+
+
 _OPTIMISER_SKIP = ("circuit", "epochs", "per_epoch")
 
 _WANTED = {
@@ -350,7 +368,7 @@ def _hidden(value: Any) -> list[Any]:
 
 
 def _convolution(table: Table) -> Table:
-    checked = _arguments("circuit.hidden", Convolution, table)
+    checked = arguments("circuit.hidden", Convolution, table)
     return _without_none(dataclasses.asdict(Convolution(**checked)))
 
 
@@ -385,11 +403,11 @@ def _noise(config: Config, circuit: AbstractCircuit) -> tuple[tuple[str, float],
     return tuple(sorted((name, rate) for name, rate in rates.items() if rate))
 
 
-def _refuse_negative(table: Table, path: str = "") -> None:
+def refuse_negative(table: Table, path: str = "") -> None:
     """No number of a configuration means anything below zero; some classes ask for more."""
     for key, value in table.items():
         if isinstance(value, dict):
-            _refuse_negative(value, f"{path}{key}.")
+            refuse_negative(value, f"{path}{key}.")
         elif any(isinstance(v, int | float) and v < 0 for v in _items(value)):
             raise InputError(f"{path}{key} is {value}: it must not be negative")
 
@@ -411,10 +429,10 @@ def _named(section: str, classes: dict[str, Any], table: Any) -> Table:
         raise InputError(f"{section} needs a name: one of {', '.join(sorted(classes))}")
     name = rest.pop("name")
     made = _pick(f"{section}.name", name, classes)
-    return {"name": name} | _arguments(section, made, rest, also=("name",))
+    return {"name": name} | arguments(section, made, rest, also=("name",))
 
 
-def _arguments(
+def arguments(
     section: str, made: Any, table: Table, skip: tuple[str, ...] = (), also: tuple[str, ...] = ()
 ) -> Table:
     """`table` checked against the signature of `made`, with its defaults filled in."""
@@ -448,11 +466,10 @@ def _solver_table(solver: AbstractSolver) -> Table:
     return {"name": name} | tables
 
 
-def _with_solvers(table: Table) -> Table:
+def with_solvers(table: Table) -> Table:
+    """The table with every solver's table made the solver."""
     return {
-        key: SOLVERS[value["name"]](
-            **_with_solvers({k: v for k, v in value.items() if k != "name"})
-        )
+        key: SOLVERS[value["name"]](**with_solvers({k: v for k, v in value.items() if k != "name"}))
         if isinstance(value, dict)
         else value
         for key, value in table.items()
@@ -479,7 +496,7 @@ def check_value(path: str, hint: Any, value: Any) -> Any:
     elif hint is float and isinstance(value, int | float) and not isinstance(value, bool):
         if abs(value) <= _FLOAT32:
             return float(value)
-    elif hint is str and isinstance(value, str):
+    elif isinstance(value, str | dict) and isinstance(value, typing.get_origin(hint) or hint):
         return value
     elif _is_list(hint) and isinstance(value, list | tuple):
         (item, *_) = typing.get_args(hint)
@@ -493,6 +510,8 @@ def _wanted(hint: Any) -> str:
         return " or ".join(option for option in options if option)
     if hint is type(None):
         return "left out"
+    if typing.get_origin(hint) is dict:
+        return "a table"
     if _is_list(hint):
         return "a list of numbers"
     return _WANTED.get(hint, "")

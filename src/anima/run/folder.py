@@ -1,6 +1,7 @@
 """A run is a folder. This is how one is begun, and how one is found again."""
 
 import dataclasses
+import math
 import shlex
 from importlib.metadata import version
 from pathlib import Path
@@ -117,7 +118,7 @@ def load(run: str | Path) -> Trained:
         twin = configs.build_twin(config, load_weights(path, blank), 1)
     path, memory = folder / "memory.safetensors", None
     if config.dream.enabled and path.exists():
-        memory = load_memory(path, config.dream, learner, pixels)
+        memory = load_memory(path, config.dream, learner, math.prod(header.shape))
     return Trained(folder, header, config, learner, twin, memory)
 
 

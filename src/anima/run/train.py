@@ -23,7 +23,7 @@ from anima.core.types import Result
 from anima.learn.assigners import Info
 from anima.learn.learner import Learner, LearnerState
 from anima.run import checkpoint
-from anima.run.config import Config, Table
+from anima.run.config import Config
 from anima.run.evaluate import accuracy, as_inputs
 from anima.run.interrupt import asked_to_stop
 from anima.run.memory import check_dream, learn_memory, save_memory
@@ -213,7 +213,7 @@ class Training:
 
     def _check_unchanged(self, notes: dict[str, Any]) -> None:
         here = self.folder / "config.toml"
-        changed = _changed(notes["config"], configs.as_table(self.config))
+        changed = configs.changed(notes["config"], configs.as_table(self.config))
         if notes["seed"] != self.seed:
             changed = "run.seed"
         if changed:
@@ -355,16 +355,3 @@ def _accumulate(sums: dict[str, Any], infos: dict[str, Info]) -> None:
             seen[name] += float(np.sum(np.asarray(values, np.float64)))
         seen["residual"] = max(seen["residual"], float(jnp.max(info.residual)))
         seen["settling_steps"] = max(seen["settling_steps"], int(jnp.max(info.steps)))
-
-
-def _changed(saved: Table, now: Table, path: str = "") -> str | None:
-    """The first key in which two configurations differ."""
-    for key in sorted(set(saved) | set(now)):
-        here = f"{path}{key}"
-        if isinstance(saved.get(key), dict) and isinstance(now.get(key), dict):
-            deeper = _changed(saved[key], now[key], f"{here}.")
-            if deeper:
-                return deeper
-        elif saved.get(key) != now.get(key):
-            return here
-    return None

@@ -1,0 +1,108 @@
+"""Greedy returns of the presets for agents, over seeds that nothing was tuned on.
+
+    python -m benchmarks.agents.lives cartpole-dqn-predictive cartpole-dqn-backprop --seeds 10
+    python -m benchmarks.agents.lives --all --seeds 10
+
+Each preset is lived as it ships, seeds 0 to N-1 side by side, and judged by 100 greedy episodes a
+seed in fresh worlds. Results go to `benchmarks/results/agents/<preset>.json` with the command that
+made them; a preset that is there with as many seeds is not lived again. Presets were tuned on
+seeds from 100 on.
+"""
+
+import argparse
+import json
+import platform
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from anima.run import agents
+from anima.run.live import Living, result
+from anima.run.statistics import interval, iqm
+
+RESULTS = Path(__file__).parents[1] / "results" / "agents"
+THRESHOLDS = {
+    "CartPole-v1": 475.0,
+    "MountainCar-v0": -110.0,
+    "Acrobot-v1": -100.0,
+    "LunarLander-v3": 200.0,
+}
+
+
+def lived(preset: str, seeds: int, steps: int | None = None) -> dict[str, Any]:
+    """One preset over seeds 0 .. seeds - 1."""
+    table = agents.read_preset(preset)
+    if steps is not None:
+        table["live"] = table.get("live", {}) | {"steps": steps}
+    config = agents.resolve(table)
+    with tempfile.TemporaryDirectory() as folder:
+        living = Living(config, 0, seeds, Path(folder))
+        outcome = living.run(progress=_say)
+        if outcome.interrupted:
+            raise KeyboardInterrupt
+        found = result(Path(folder), living, living.judge(), outcome.seconds)
+    found.pop("run")
+    name = config.world["name"]
+    return found | {
+        "preset": preset,
+        "command": f"python -m benchmarks.agents.lives {preset} --seeds {seeds}",
+        "curve": _curve(outcome.rows),
+        "threshold": THRESHOLDS.get(name),
+        "steps_to_threshold": _reached(outcome.rows, THRESHOLDS.get(name)),
+        "machine": {"jax": jax.__version__, "python": platform.python_version()},
+    }
+
+
+def _curve(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The judged return at each step: interquartile mean and interval over seeds."""
+    steps = sorted({row["step"] for row in rows})
+    curve = []
+    for step in steps:
+        returns = np.array([[row["judged_return"]] for row in rows if row["step"] == step])
+        curve.append({"step": step, "iqm": iqm(returns), "ci95": list(interval(returns))})
+    return curve
+
+
+def _reached(rows: list[dict[str, Any]], threshold: float | None) -> list[int | None]:
+    """For each seed, the first step at which its judged return was at the threshold."""
+    if threshold is None:
+        return []
+    seeds = sorted({row["seed"] for row in rows})
+    first = lambda seed: next(
+        (r["step"] for r in rows if r["seed"] == seed and r["judged_return"] >= threshold), None
+    )
+    return [first(seed) for seed in seeds]
+
+
+def _say(pulse: Any) -> None:
+    if pulse.judged:
+        judged = np.mean([row["judged_return"] for row in pulse.rows[-pulse.seeds :]])
+        speed = f"{pulse.steps_per_second:.0f} steps/s"
+        print(f"  {pulse.step}/{pulse.steps}  greedy {judged:.1f}  {speed}", file=sys.stderr)
+
+
+def main() -> None:
+    """Lives the presets that are asked for."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("presets", nargs="*")
+    parser.add_argument("--all", action="store_true")
+    parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--steps", type=int)
+    options = parser.parse_args()
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    for preset in agents.preset_names() if options.all else options.presets:
+        path = RESULTS / f"{preset}.json"
+        if path.exists() and json.loads(path.read_text())["seeds"] >= options.seeds:
+            continue
+        print(preset, file=sys.stderr)
+        found = lived(preset, options.seeds, options.steps)
+        path.write_text(json.dumps(found, indent=1) + "\n")
+        print(f"  IQM {found['return_iqm']:.1f} {found['ci95']}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,234 @@
+"""The habits people have: `agent = DQN("CartPole-v1")`, then `learn`, `predict`, `save`, `load`.
+
+An agent is a mind (pure, see `AbstractMind`) with one life in one world. `predict` takes what
+Stable-Baselines3's `evaluate_policy` gives and returns what it expects.
+"""
+
+import inspect
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from anima.agent.life import AbstractLives, lives
+from anima.agent.mind import AbstractMind
+from anima.core.errors import DivergedError, InputError, nearest
+from anima.world.env import AbstractWorld, Discrete, make
+from anima.world.host import Hosted
+
+_AT_ONCE = 2000  # environment steps between two looks at the numbers
+
+Progress = Callable[[int, dict[str, float]], None]
+"""Told, now and then, of the steps lived and of what a chart needs."""
+
+
+class AbstractAgent:
+    """An agent in a world.
+
+    **Arguments:** `world`, a name (see `anima.world.env.make`) or a world; `seed`; the others are
+    those of the class's `recipe`, which makes the mind.
+
+    **Raises:** `InputError` for an unknown world or setting, or an agent that cannot act there.
+
+    >>> agent = DQN("CartPole-v1", seed=0).learn(50_000)
+    >>> action, _ = agent.predict(observation, deterministic=True)
+    """
+
+    name: ClassVar[str]
+
+    recipe: ClassVar[Callable[..., AbstractMind]]
+    """The mind that settings describe, for a world's spec."""
+
+    def __init__(self, world: str | AbstractWorld | Hosted, *, seed: int = 0, **settings: Any):
+        self.world = make(world) if isinstance(world, str) else world
+        self.seed, self.settings = _check_seed(seed), settings
+        known = [name for name in inspect.signature(type(self).recipe).parameters if name != "spec"]
+        for setting in settings:
+            if setting not in known:
+                raise InputError(
+                    f"{type(self).__name__}: unknown setting {setting!r}: {nearest(setting, known)}"
+                )
+        self.mind = type(self).recipe(self.world.spec, **settings)
+        self._lives: AbstractLives | None = None
+        self._choose, self._act = jax.jit(self.mind.choose), jax.jit(self.mind.act)
+        self._asked = 0
+
+    @property
+    def lives(self) -> AbstractLives:
+        """The agent's one life, begun when first needed."""
+        if self._lives is None:
+            self._lives = lives(self.mind, self.world, [self.seed])
+        return self._lives
+
+    @property
+    def steps(self) -> int:
+        """Environment steps lived so far."""
+        return self.lives.steps
+
+    @property
+    def state(self) -> Any:
+        """The mind's present state."""
+        return self.lives.one(0).mind
+
+    def learn(self, total_steps: int, *, progress: Progress | None = None) -> "AbstractAgent":
+        """Lives on for so many environment steps (whole cycles), learning all the while.
+
+        **Raises:** `InputError` if there is no step to take; `DivergedError` if learning diverged.
+        """
+        if not isinstance(total_steps, int) or total_steps < 1:
+            raise InputError(f"learn: total_steps is {total_steps!r}: it must be at least 1")
+        cycles = -(-total_steps // self.mind.cycle)
+        chunk = max(1, _AT_ONCE // self.mind.cycle)
+        for begun in range(0, cycles, chunk):
+            charts, endings = self.lives.advance(min(chunk, cycles - begun))
+            check_finite(self.lives, charts)
+            if progress is not None:
+                progress(self.steps, summarise(charts, endings))
+        return self
+
+    def predict(
+        self,
+        observation: Any,
+        state: Any = None,
+        episode_start: Any = None,
+        deterministic: bool = True,
+    ) -> tuple[np.ndarray, None]:
+        """What to do, (action, None): for one observation, or for a batch of them.
+
+        **Arguments:** `observation`, (n,) or (batch, n); `deterministic`, whether not to explore.
+        `state` and `episode_start` are for agents that remember, and unused.
+
+        **Raises:** `InputError` for an observation of another shape, or not finite.
+        """
+        seen = np.asarray(observation, np.float32)
+        if seen.ndim not in (1, 2) or seen.shape[-1] != self.mind.spec.observation:
+            raise InputError(
+                f"predict: an observation of shape {seen.shape} where {self.mind.spec.name} shows "
+                f"{self.mind.spec.observation} numbers"
+            )
+        if not np.isfinite(seen).all():
+            raise InputError("predict: the observation holds a number that is not finite")
+        batch = jnp.asarray(np.atleast_2d(seen))
+        if deterministic:
+            action = self._choose(self.state, batch)
+        else:
+            self._asked += 1
+            key = jax.random.fold_in(jax.random.key(self.seed + 1), self._asked)
+            action = self._act(self.state, batch, key)
+        action = np.asarray(action)
+        if isinstance(self.mind.spec.action, Discrete):
+            action = action.astype(np.int64)
+        return (action if seen.ndim == 2 else action[0]), None
+
+    def save(self, path: str | Path) -> None:
+        """Writes the agent to one file: its settings, and all its life, replay included.
+
+        **Raises:** `InputError` for settings that are not plain values, or when the disk refuses.
+        """
+        leaves = jax.tree_util.tree_leaves_with_path(self.lives.state)
+        header = {
+            "agent": self.name,
+            "world": self.mind.spec.name,
+            "seed": self.seed,
+            "settings": _plain(self.settings),
+        }
+        held: dict[str, Any] = {f"/{jax.tree_util.keystr(at)}": _numbers(x) for at, x in leaves}
+        try:
+            with Path(path).open("wb") as file:
+                np.savez(file, header=np.array(json.dumps(header)), **held)
+        except OSError as error:
+            raise InputError(f"cannot save {path}: {error.strerror or error}") from error
+
+    @classmethod
+    def load(cls, path: str | Path, world: str | AbstractWorld | Hosted | None = None):
+        """The agent that `save` wrote, to live on in its world (or in another of its spaces).
+
+        **Raises:** `InputError` if the file is not of this kind of agent, or does not fit `world`.
+        """
+        header, held = _read(path)
+        if header["agent"] != cls.name:
+            raise InputError(f"{path} holds a {header['agent']!r} agent, not {cls.name!r}")
+        agent = cls(
+            header["world"] if world is None else world, seed=header["seed"], **header["settings"]
+        )
+        like = agent.lives.state
+        leaves, tree = jax.tree_util.tree_flatten_with_path(like)
+        names = [f"/{jax.tree_util.keystr(at)}" for at, _ in leaves]
+        fits = set(names) == set(held) and all(
+            held[name].shape == _numbers(leaf).shape
+            for name, (_, leaf) in zip(names, leaves, strict=True)
+        )
+        if not fits:
+            raise InputError(
+                f"{path} is of {header['world']}, whose spaces are not those of "
+                f"{agent.mind.spec.name} ({agent.mind.spec.observation} numbers seen, "
+                f"{agent.mind.spec.action}): load it for its own world"
+            )
+        filled = [_like(leaf, held[name]) for name, (_, leaf) in zip(names, leaves, strict=True)]
+        agent.lives.restore(jax.tree.unflatten(tree, filled))
+        return agent
+
+
+def check_finite(lived: AbstractLives, charts: Any) -> None:
+    """Raises `DivergedError` if a life's numbers left the finite ones."""
+    for name, values in charts.items():
+        bad = ~np.isfinite(np.asarray(values))
+        if bad.any():
+            life = int(np.argwhere(bad)[0][0])
+            raise DivergedError(
+                f"the life of seed {lived.seeds[life]} diverged ({name}) before step "
+                f"{lived.steps}: reduce rate, or the solver's dt"
+            )
+
+
+def summarise(charts: Any, endings: Any) -> dict[str, float]:
+    """Means over lives and cycles, and the mean return of the episodes that ended."""
+    means = {name: float(np.mean(np.asarray(values))) for name, values in charts.items()}
+    scores = np.asarray(endings.score)[np.asarray(endings.ended)]
+    return means | ({"return": float(scores.mean())} if scores.size else {})
+
+
+def _check_seed(seed: Any) -> int:
+    if not isinstance(seed, int | np.integer) or not 0 <= seed < 2**32:
+        raise InputError(f"seed is {seed!r}: it must be a whole number from 0 to {2**32 - 1}")
+    return int(seed)
+
+
+def _plain(settings: dict[str, Any]) -> dict[str, Any]:
+    try:
+        return json.loads(json.dumps(settings))
+    except TypeError as error:
+        raise InputError(
+            f"save: a setting is not a plain value ({error}): name the assigner, and give its "
+            "arguments in `credit`"
+        ) from error
+
+
+def _read(path: str | Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return json.loads(str(file["header"])), {
+                k: file[k] for k in file.files if k != "header"
+            }
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(f"cannot read the agent {path}: {error}") from error
+
+
+def _numbers(leaf: Any) -> np.ndarray:
+    is_key = jnp.issubdtype(
+        jnp.asarray(leaf).dtype if not hasattr(leaf, "dtype") else leaf.dtype, jax.dtypes.prng_key
+    )
+    return np.asarray(jax.random.key_data(leaf) if is_key else leaf)
+
+
+def _like(leaf: Any, numbers: np.ndarray) -> Any:
+    is_key = hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    return (
+        jax.random.wrap_key_data(jnp.asarray(numbers))
+        if is_key
+        else jnp.asarray(numbers, leaf.dtype)
+    )

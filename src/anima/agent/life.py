@@ -1,0 +1,395 @@
+"""Lives: a mind in its worlds, one life per seed, all of them advanced together.
+
+In compiled worlds a chunk of life (acting, the worlds' physics, settling, learning) is one
+program, `vmap`ped over seeds. In hosted worlds the same cycle runs on the host around two compiled
+functions. Either way the numbers depend on the seed and the step alone: not on how a life is cut
+into chunks, nor on who else lives.
+"""
+
+import math
+from abc import abstractmethod
+from collections.abc import Sequence
+from functools import cached_property, partial
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+
+from anima.agent.mind import AbstractMind, Chart, arrays
+from anima.core.errors import InputError
+from anima.world.env import AbstractWorld, Transition, begin, proceed
+from anima.world.host import Host, Hosted
+
+_MOST_SIDE_BY_SIDE = 10  # hosted worlds open at once for an evaluation
+# They keep the streams of birth and of evaluation apart from those of a life's cycles.
+_BIRTH, _JUDGED = 0xB1B1B1B1, 0xE7E7E7E7
+
+
+CLOCKS = ("cycle", "step", "head", "filled")
+"""Leaves of these names tell the time, which is the same for all lives: they have no axis of
+lives, so that what they point at (a place in a ring) is written without a search."""
+
+
+class Tally(eqx.Module):
+    """The running return and length of the present episode in each world."""
+
+    score: Float[Array, " worlds"]
+    length: Int[Array, " worlds"]
+
+    def after(self, happened: Transition) -> tuple["Tally", "Ending"]:
+        """With one step more; episodes that ended begin again at 0."""
+        score, length = self.score + happened.reward, self.length + 1
+        ended = happened.ended
+        zero = Tally(jnp.where(ended, 0.0, score), jnp.where(ended, 0, length))
+        return zero, Ending(ended, score, length)
+
+
+class Ending(eqx.Module):
+    """Whether an episode ended at this step, and with which return and length if so."""
+
+    ended: Bool[Array, "*steps"]
+    score: Float[Array, "*steps"]
+    length: Int[Array, "*steps"]
+
+
+class Alive(eqx.Module):
+    """All that a life is at one instant; what resuming needs.
+
+    - `mind`: the mind's state. - `worlds`: the moments of compiled worlds; of hosted ones, what
+      was last seen. - `tally`. - `cycle`: how often it has learnt. - `key`: never changes.
+    """
+
+    mind: Any
+    worlds: Any
+    tally: Tally
+    cycle: Int[Array, ""]
+    key: PRNGKeyArray
+
+
+class AbstractLives:
+    """Lives of one mind from several seeds, over time.
+
+    `advance` moves all of them on, `state` and `restore` are for checkpoints, `judge` looks at
+    what they have become. A leading axis of lives is everywhere (but for `CLOCKS`), be there only
+    one life.
+    """
+
+    mind: AbstractMind
+    seeds: list[int]
+
+    @property
+    @abstractmethod
+    def state(self) -> Any:
+        """A pytree of arrays from which `restore` goes on bit for bit."""
+
+    @abstractmethod
+    def restore(self, state: Any) -> None:
+        """Takes up the lives where `state` left them."""
+
+    @abstractmethod
+    def advance(self, cycles: int) -> tuple[Any, Ending]:
+        """Lives on for some cycles.
+
+        **Returns:** charts of shape (lives, cycles), and endings of (lives, steps, worlds).
+        """
+
+    @abstractmethod
+    def judge(self, episodes: int, seed: int) -> np.ndarray:
+        """The returns of greedy episodes in fresh worlds, (lives, episodes)."""
+
+    @property
+    @abstractmethod
+    def alive(self) -> Alive:
+        """The lives themselves, with a leading axis."""
+
+    @property
+    def steps(self) -> int:
+        """Environment steps that each life has lived."""
+        return int(self.alive.cycle) * self.mind.cycle
+
+    @cached_property
+    def _align(self) -> Any:
+        align = lambda life: self.mind.alignment(life.mind, _keys(self.mind, life)[0])
+        return jax.jit(_together(align, len(self.seeds)))
+
+    def one(self, life: int) -> Alive:
+        """One of the lives, without the axis."""
+        pick = lambda leaf, axis: leaf if axis is None else leaf[life]
+        return jax.tree.map(pick, self.alive, _axes(self.alive))
+
+    def alignment(self) -> Chart:
+        """Each life's cosine of assigned credit with backprop's, (lives,)."""
+        return jax.tree.map(np.asarray, self._align((self.alive,)))
+
+    def close(self) -> None:
+        """Gives back what the worlds hold."""
+        return None
+
+
+def lives(mind: AbstractMind, world: AbstractWorld | Hosted, seeds: Sequence[int]) -> AbstractLives:
+    """The lives of a mind in a world, one per seed; raises `InputError` if there is no seed."""
+    if not seeds:
+        raise InputError("lives: no seed: give at least one")
+    if isinstance(world, Hosted):
+        return HostedLives(mind, world, seeds)
+    return CompiledLives(mind, world, seeds)
+
+
+class CompiledLives(AbstractLives):
+    """Lives in compiled worlds: a chunk is one program."""
+
+    def __init__(self, mind: AbstractMind, world: AbstractWorld, seeds: Sequence[int]):
+        self.mind, self.world, self.seeds = mind, world, list(seeds)
+        count = len(self.seeds)
+        self._alive = _born_together(mind, self.seeds, jax.vmap(lambda key: begin(world, key)))
+
+        def chunk(cycles, alive):
+            step = lambda alive, _: _cycle(mind, world, alive)
+            return jax.lax.scan(step, alive, length=cycles)
+
+        def advance(alive, cycles):
+            return _together(partial(chunk, cycles), count)((alive,))
+
+        def judge(alive, seed, episodes):
+            play = lambda alive: _play(mind, world, alive.mind, seed, episodes)
+            return _together(play, count)((alive,))
+
+        self._advance = jax.jit(advance, static_argnums=1, donate_argnums=0)
+        self._judge = jax.jit(judge, static_argnums=2)
+
+    @property
+    def state(self) -> Any:
+        return self._alive
+
+    @property
+    def alive(self) -> Alive:
+        return self._alive
+
+    def restore(self, state: Any) -> None:
+        self._alive = jax.tree.map(jnp.array, state)
+
+    def advance(self, cycles: int) -> tuple[Any, Ending]:
+        self._alive, (charts, endings) = self._advance(self._alive, cycles)
+        return charts, jax.tree.map(_steps, endings)
+
+    def judge(self, episodes: int, seed: int) -> np.ndarray:
+        return np.asarray(self._judge(self._alive, jnp.asarray(seed, jnp.uint32), episodes))
+
+
+class HostedLives(AbstractLives):
+    """Lives in worlds on the host: acting and learning are compiled, the steps between are not.
+
+    What crosses to the compiled side at every step is a flat list of arrays, because taking a
+    tree of modules apart costs more than acting does; and the action that follows a learning is
+    computed with it, in one call.
+    """
+
+    def __init__(self, mind: AbstractMind, world: Hosted, seeds: Sequence[int]):
+        self.mind, self.world, self.seeds = mind, world, list(seeds)
+        count = mind.worlds
+        self._host = world.open([seed * count + i for seed in self.seeds for i in range(count)])
+        none = lambda keys: jnp.zeros((count, mind.spec.observation))
+        self._leaves, self._tree = jax.tree.flatten(_born_together(mind, self.seeds, none))
+        self._names: list[str] = []
+        self._action: Any = None  # of the cycle's first step, once it is known
+        together = partial(_together, count=len(self.seeds))
+        act = lambda i, alive, seen: mind.act(alive.mind, seen, _keys(mind, alive)[1][i])
+
+        def learn(alive, happened, seen):
+            alive, chart, ending = _learnt(mind, alive, happened)
+            self._names = sorted(chart)
+            values = jnp.stack([chart[name] for name in self._names])
+            return alive, (act(0, alive, seen), values, ending)
+
+        def acting(leaves, seen, i):
+            return together(partial(act, i))((self._tree.unflatten(leaves), seen))
+
+        def learning(leaves, happened, seen):
+            alive, rest = together(learn)((self._tree.unflatten(leaves), happened, seen))
+            return jax.tree.leaves(alive), *rest
+
+        self._act = jax.jit(acting)
+        self._learn = jax.jit(learning, donate_argnums=0)
+        self._choose = jax.jit(mind.choose)
+
+    @property
+    def state(self) -> Any:
+        return self.alive, jax.tree.map(jnp.asarray, self._host.snapshot())
+
+    @property
+    def alive(self) -> Alive:
+        return self._tree.unflatten(self._leaves)
+
+    def restore(self, state: Any) -> None:
+        alive, snapshot = state
+        self._leaves = [jnp.array(leaf) for leaf in jax.tree.leaves(alive)]
+        self._action = None
+        self._host.restore({name: np.asarray(value) for name, value in snapshot.items()})
+
+    def advance(self, cycles: int) -> tuple[Any, Ending]:
+        charts, endings = [], []
+        for _ in range(cycles):
+            past = [self._step(i) for i in range(self.mind.every)]
+            happened = Transition._make(np.stack(leaves, 1) for leaves in zip(*past, strict=True))
+            self._leaves, self._action, chart, ending = self._learn(
+                self._leaves, happened, self._seen()
+            )
+            charts.append(chart)
+            endings.append(ending)
+        values = np.stack([np.asarray(chart) for chart in charts], -1)
+        chart = {name: values[:, i] for i, name in enumerate(self._names)}
+        return chart, jax.tree.map(
+            lambda *rows: np.concatenate([np.asarray(row) for row in rows], 1), *endings
+        )
+
+    def judge(self, episodes: int, seed: int) -> np.ndarray:
+        count = min(episodes, _MOST_SIDE_BY_SIDE)
+        each = [episodes // count + (i < episodes % count) for i in range(count)]
+        scores = []
+        for life in range(len(self.seeds)):
+            mind = self.one(life).mind
+            host = self.world.open([_fresh(seed, i) for i in range(count)])
+            choose = lambda seen, mind=mind: self._choose(mind, seen)
+            scores.append(_play_hosted(choose, host, each))
+            host.close()
+        return np.asarray(scores)
+
+    def close(self) -> None:
+        self._host.close()
+
+    def _seen(self) -> np.ndarray:
+        """What stands before every world of every life, (lives, worlds, n)."""
+        return self._host.observation.reshape(len(self.seeds), self.mind.worlds, -1)
+
+    def _step(self, index: int) -> Transition:
+        """One step of all worlds of all lives, with leading axes (lives, worlds)."""
+        if index or self._action is None:
+            self._action = self._act(self._leaves, self._seen(), np.int32(index))
+        action, shape = np.asarray(self._action), self._action.shape[:2]
+        happened = self._host.step(action.reshape(-1, *action.shape[2:]))
+        return Transition(*(leaf.reshape(*shape, *leaf.shape[1:]) for leaf in happened))
+
+
+def born(mind: AbstractMind, seed: Int[Array, ""], open_worlds: Any) -> Alive:
+    """The first instant of the life of a seed. `open_worlds` takes a key per world."""
+    key = jax.random.key(seed)
+    inner, outer = jax.random.split(jax.random.fold_in(key, _BIRTH))
+    tally = Tally(jnp.zeros(mind.worlds), jnp.zeros(mind.worlds, jnp.int32))
+    worlds = open_worlds(jax.random.split(outer, mind.worlds))
+    return Alive(arrays(mind.init(inner)), worlds, tally, jnp.zeros((), jnp.int32), key)
+
+
+def _cycle(mind: AbstractMind, world: AbstractWorld, alive: Alive):
+    """`every` steps in compiled worlds, and what is learnt from them."""
+
+    def step(worlds, keys):
+        acting, moving = keys
+        action = mind.act(alive.mind, worlds.observation, acting)
+        return jax.vmap(lambda w, a, k: proceed(world, w, a, k))(worlds, action, moving)
+
+    _, *keys = _keys(mind, alive)
+    worlds, happened = jax.lax.scan(step, alive.worlds, tuple(keys))
+    alive, chart, ending = _learnt(mind, alive, happened)
+    return eqx.tree_at(lambda a: a.worlds, alive, worlds), (chart, ending)
+
+
+def _learnt(mind: AbstractMind, alive: Alive, happened: Transition) -> tuple[Alive, Chart, Ending]:
+    """The end of a cycle, the same in all worlds."""
+    key, *_ = _keys(mind, alive)
+    state, chart = mind.learn(alive.mind, happened, key)
+    tally, ending = jax.lax.scan(lambda tally, past: tally.after(past), alive.tally, happened)
+    return Alive(state, alive.worlds, tally, alive.cycle + 1, alive.key), chart, ending
+
+
+def _keys(mind: AbstractMind, alive: Alive) -> tuple[PRNGKeyArray, PRNGKeyArray, PRNGKeyArray]:
+    """The keys of the present cycle: to learn by (); to act by, (every,); of worlds, (every,
+    worlds, 2).
+
+    All at once: with small circuits a compiled life would else spend most of its time on keys.
+    """
+    shape = (mind.every, mind.worlds, 2)
+    keys = jax.random.split(
+        jax.random.fold_in(alive.key, alive.cycle), 1 + mind.every + math.prod(shape)
+    )
+    return keys[0], keys[1 : 1 + mind.every], keys[1 + mind.every :].reshape(shape)
+
+
+def _play(mind: AbstractMind, world: AbstractWorld, state: Any, seed: Int[Array, ""], count: int):
+    """The returns of greedy episodes in fresh compiled worlds, (count,)."""
+    key = jax.random.fold_in(jax.random.key(seed), _JUDGED)
+    moments = jax.vmap(lambda key: begin(world, key))(jax.random.split(key, count))
+
+    def going(loop):
+        return jnp.any(~loop[2])
+
+    def step(loop):
+        moments, scores, over, time = loop
+        action = mind.choose(state, moments.observation)
+        keys = jax.random.split(jax.random.fold_in(key, time), (count, 2))
+        moments, past = jax.vmap(lambda m, a, k: proceed(world, m, a, k))(moments, action, keys)
+        scores = scores + jnp.where(over, 0, past.reward)
+        return moments, scores, over | past.ended, time + 1
+
+    start = (moments, jnp.zeros(count), jnp.zeros(count, bool), jnp.zeros((), jnp.int32))
+    return jax.lax.while_loop(going, step, start)[1]
+
+
+def _play_hosted(choose: Any, host: Host, each: list[int]) -> list[float]:
+    """The returns of so many greedy episodes in each hosted world."""
+    done: list[list[float]] = [[] for _ in each]
+    score = np.zeros(len(each))
+    while any(len(d) < want for d, want in zip(done, each, strict=True)):
+        happened = host.step(np.asarray(choose(host.observation)))
+        score += happened.reward
+        for i in np.flatnonzero(happened.ended):
+            done[i].append(float(score[i]))
+            score[i] = 0
+    return [value for d, want in zip(done, each, strict=True) for value in d[:want]]
+
+
+def _fresh(seed: int, index: int) -> int:
+    """A seed for evaluation that no life has."""
+    return int(np.random.SeedSequence([seed, _JUDGED, index]).generate_state(1)[0])
+
+
+def _together(function: Any, count: int) -> Any:
+    """A function of one life's trees, of several lives' trees: `vmap`, but for the clocks.
+
+    One life alone goes without the batched arithmetic.
+    """
+
+    def run(trees: tuple) -> Any:
+        axes = _axes(trees)
+        if count == 1:
+            strip = lambda leaf, axis: leaf if axis is None else leaf[0]
+            result = function(*jax.tree.map(strip, trees, axes))
+            put = lambda leaf, axis: leaf if axis is None else leaf[None]
+            return jax.tree.map(put, result, _axes(result))
+        shapes = jax.eval_shape(lambda *trees: jax.vmap(function, axes)(*trees), *trees)
+        return jax.vmap(function, axes, _axes(shapes))(*trees)
+
+    return run
+
+
+def _axes(tree: Any) -> Any:
+    """0 for every leaf that each life has its own of, `None` for the clocks."""
+    last = lambda path: getattr(path[-1], "name", None) if path else None
+    return jax.tree_util.tree_map_with_path(
+        lambda path, _: None if last(path) in CLOCKS else 0, tree
+    )
+
+
+def _born_together(mind: AbstractMind, seeds: Sequence[int], open_worlds: Any) -> Alive:
+    """The first instant of every life; clocks are one for all."""
+    birth = jax.jit(jax.vmap(lambda seed: born(mind, seed, open_worlds)))
+    alive = birth(jnp.asarray(seeds, jnp.uint32))
+    return jax.tree.map(lambda leaf, axis: leaf[0] if axis is None else leaf, alive, _axes(alive))
+
+
+def _steps(ending: Array) -> np.ndarray:
+    """(lives, cycles, every, worlds) -> (lives, steps, worlds)."""
+    host = np.asarray(ending)
+    return host.reshape(host.shape[0], -1, host.shape[-1])

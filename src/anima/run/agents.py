@@ -1,0 +1,217 @@
+"""Configuration of lives: TOML tables that name an agent and the arguments of its recipe.
+
+`[agent] name = "dqn", rate = 0.001` is `DQN(world, rate=0.001)`. What a table may hold is read from
+the recipe's signature, as in `anima.run.config`, whose machinery this uses.
+"""
+
+import dataclasses
+import inspect
+import tomllib
+from collections.abc import Callable
+from importlib import resources
+from typing import Any
+
+import tomli_w
+
+import anima.run.config as configs
+from anima.agent.agent import AbstractAgent
+from anima.agent.angc import ANGC
+from anima.agent.body import FORMS
+from anima.agent.classic import DQN
+from anima.agent.mind import AbstractMind
+from anima.core.errors import InputError, nearest, pick
+from anima.run.config import Table
+from anima.world.env import Spec
+
+AGENTS: dict[str, type[AbstractAgent]] = {agent.name: agent for agent in (DQN, ANGC)}
+DEFAULT = "dqn"
+
+_MOST_STEPS = 2**31 - 1
+_MOST_SEEDS = 256
+
+
+@dataclasses.dataclass(frozen=True)
+class Live:
+    """How long to live, and when to look.
+
+    - `steps`: of each life, in its environment; schedules of the agent span them.
+    - `judge_every`, `judge_episodes`: how often, and by how many greedy episodes, a life is
+      judged on the way; `episodes`, by how many at its end. All in worlds it never lived in.
+    - `keep`: how many checkpoints to keep.
+    """
+
+    steps: int = 50_000
+    judge_every: int = 5_000
+    judge_episodes: int = 10
+    episodes: int = 100
+    keep: int = 1
+
+    def __post_init__(self):
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if not 1 <= value <= _MOST_STEPS:
+                raise InputError(
+                    f"live.{field.name} is {value}: it must be from 1 to {_MOST_STEPS}"
+                )
+
+
+@dataclasses.dataclass(frozen=True)
+class LiveConfig:
+    """All that a life depends on, beside its seed.
+
+    `world` names the environment; `agent` names the agent and holds the arguments of its recipe.
+    """
+
+    world: Table
+    agent: Table
+    live: Live
+
+
+def preset_names() -> list[str]:
+    """The presets for agents that ship with the package."""
+    return sorted(entry.name[:-5] for entry in _zoo().iterdir() if entry.name.endswith(".toml"))
+
+
+def read_preset(name: str) -> Table:
+    """The raw table of a preset; raises `InputError` naming the nearest for an unknown one."""
+    known = preset_names()
+    if name not in known:
+        raise InputError(f"unknown preset {name!r}: {nearest(name, known)}")
+    return tomllib.loads((_zoo() / f"{name}.toml").read_text())
+
+
+def choose(
+    world: str, *, agent: str | None = None, preset: str | None = None, assigner: str | None = None
+) -> tuple[str, Table]:
+    """The preset's name and the table that a command asks for.
+
+    Without a preset's name, the first of those for this world, agent and assigner is taken; where
+    there is none for the assigner, that of another with this assigner's usual settings; where
+    there is none at all, the agent's own defaults (and the name is empty).
+
+    **Raises:** `InputError` for unknown names, or a preset of another world, agent or assigner.
+    """
+    if agent is not None:
+        pick("agent", agent, AGENTS)
+    if assigner is not None:
+        pick("assigner", assigner, FORMS)
+    wanted = {"world": world, "agent": agent, "assigner": assigner}
+    if preset is not None:
+        table = read_preset(preset)
+        for kind, want in wanted.items():
+            found = _of(table)[kind]
+            if want is not None and want != found:
+                raise InputError(f"preset {preset!r} is for {kind} {found!r}, not {want!r}")
+        return preset, table
+    return _nearest_preset(wanted)
+
+
+def resolve(table: Table) -> LiveConfig:
+    """A checked configuration with every default made explicit; see `anima.run.config.resolve`.
+
+    **Raises:** `InputError` for an unknown section, key, name or a value of the wrong type.
+    """
+    sections = [field.name for field in dataclasses.fields(LiveConfig)]
+    for name, value in table.items():
+        if name not in sections:
+            raise InputError(
+                f"unknown section {name!r} in the configuration: {nearest(name, sections)}"
+            )
+        if not isinstance(value, dict):
+            raise InputError(f"{name} must be a section with keys, not {value!r}")
+    world = table.get("world", {})
+    if set(world) != {"name"}:
+        raise InputError('[world] must hold a name and nothing else: name = "CartPole-v1"')
+    live = Live(**configs.arguments("live", Live, table.get("live", {})))
+    config = LiveConfig(
+        world={"name": configs.check_value("world.name", str, world["name"])},
+        agent=_agent(table.get("agent", {"name": DEFAULT})),
+        live=live,
+    )
+    configs.refuse_negative(configs.as_table(config))
+    return config
+
+
+def dump(config: LiveConfig, header: Table) -> str:
+    """The configuration as TOML text, after a `[run]` section with `header`."""
+    return tomli_w.dumps({"run": header} | configs.as_table(config))
+
+
+def build_mind(config: LiveConfig, spec: Spec) -> AbstractMind:
+    """The mind that the configuration describes, for a world."""
+    settings = {key: _made(value) for key, value in config.agent.items() if key != "name"}
+    return AGENTS[config.agent["name"]].recipe(spec, **settings, steps=config.live.steps)
+
+
+def check_seeds(count: int) -> int:
+    """Raises `InputError` for a number of seeds that cannot live side by side."""
+    if not 1 <= count <= _MOST_SEEDS:
+        raise InputError(f"--seeds is {count}: it must be from 1 to {_MOST_SEEDS}")
+    return count
+
+
+def _agent(table: Table) -> Table:
+    rest = dict(table)
+    if "name" not in rest:
+        raise InputError(f"agent needs a name: one of {', '.join(sorted(AGENTS))}")
+    name = configs.check_value("agent.name", str, rest.pop("name"))
+    recipe = pick("agent.name", name, AGENTS).recipe
+    found = configs.arguments("agent", recipe, rest, skip=("spec", "steps"), also=("name",))
+    found = {key: value for key, value in found.items() if value is not None}
+    if "assigner" in found:
+        form = pick("agent.assigner", found["assigner"], FORMS)
+        given = dict(form.credit) | found.get("credit", {})
+        found["credit"] = configs.arguments("agent.credit", form.assigner, given)
+        found["circuit"] = _circuit(form.build, dict(form.circuit) | found.get("circuit", {}))
+    else:
+        found["circuit"] = _circuit(
+            FORMS["ngc"].build, dict(FORMS["ngc"].circuit) | found.get("circuit", {})
+        )
+    return {"name": name} | found
+
+
+def _circuit(build: Callable, given: Table) -> Table:
+    found = configs.arguments("agent.circuit", build, given, skip=("sizes", "key"))
+    return {key: value for key, value in found.items() if value is not None}
+
+
+def _made(value: Any) -> Any:
+    return configs.with_solvers(value) if isinstance(value, dict) else value
+
+
+def _nearest_preset(wanted: dict[str, str | None]) -> tuple[str, Table]:
+    zoo = {name: read_preset(name) for name in preset_names()}
+    fits = lambda table, kinds: all(wanted[kind] in (None, _of(table)[kind]) for kind in kinds)
+    order = sorted(zoo, key=lambda name: (not _usual(zoo[name]), name))
+    for name in order:
+        if fits(zoo[name], ("world", "agent", "assigner")):
+            return name, zoo[name]
+    for name in order:
+        if fits(zoo[name], ("world", "agent")) and _of(zoo[name])["assigner"]:
+            table = zoo[name]
+            rest = {k: v for k, v in table["agent"].items() if k not in ("credit", "circuit")}
+            return name, table | {"agent": rest | {"assigner": wanted["assigner"]}}
+    agent: Table = {"name": wanted["agent"] or DEFAULT, "normalise": True}
+    if wanted["assigner"]:
+        agent["assigner"] = wanted["assigner"]
+    return "", {"world": {"name": wanted["world"]}, "agent": agent}
+
+
+def _usual(table: Table) -> bool:
+    """Whether a preset is of the default agent with its default assigner."""
+    default = inspect.signature(AGENTS[DEFAULT].recipe).parameters["assigner"].default
+    return (_of(table)["agent"], _of(table)["assigner"]) == (DEFAULT, default)
+
+
+def _of(table: Table) -> dict[str, str | None]:
+    """The world, agent and assigner of a preset."""
+    agent = table["agent"]
+    return {
+        "world": table["world"]["name"],
+        "agent": agent["name"],
+        "assigner": agent.get("assigner"),
+    }
+
+
+def _zoo():
+    return resources.files("anima.run") / "presets" / "agents"

@@ -1,0 +1,98 @@
+"""The habits: learn, predict, save, load, and what Stable-Baselines3 asks of an agent."""
+
+import gymnasium
+import numpy as np
+import pytest
+
+from anima.agent import DQN
+from anima.core.errors import DivergedError, InputError
+
+SMALL = dict(assigner="backprop", hidden=[4], every=2, batch=4, capacity=40, warmup=4, steps=99)
+
+
+@pytest.fixture(scope="module")
+def agent():
+    return DQN("CartPole-v1", seed=3, **SMALL).learn(20)
+
+
+def test_a_saved_agent_is_loaded_whole_and_learns_on_alike(agent, tmp_path):
+    agent.save(tmp_path / "agent.npz")
+    other = DQN.load(tmp_path / "agent.npz")
+    assert other.steps == agent.steps == 20 and other.seed == 3
+    agent.learn(10)
+    other.learn(10)
+    seen = np.random.default_rng(0).normal(size=(50, 4))
+    np.testing.assert_array_equal(agent.predict(seen)[0], other.predict(seen)[0])
+    for a, b in zip(_circuit(agent), _circuit(other), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def _circuit(agent):
+    import jax
+
+    return jax.tree.leaves(agent.state.learner.circuit)
+
+
+def test_predict_takes_one_or_many_and_explores_if_asked(agent):
+    one, nothing = agent.predict(np.zeros(4))
+    assert nothing is None and one.shape == () and int(one) in (0, 1)
+    many, _ = agent.predict(np.zeros((100, 4)))
+    assert many.shape == (100,) and len(set(many)) == 1
+    tried, _ = agent.predict(np.zeros((100, 4)), deterministic=False)
+    assert set(tried) == {0, 1}
+
+
+def test_the_protocol_of_evaluate_policy(agent):
+    """What Stable-Baselines3's function does with a model, in its own words where installed."""
+    environment = gymnasium.make("CartPole-v1", max_episode_steps=20)
+    try:
+        from stable_baselines3.common.evaluation import evaluate_policy
+    except ImportError:
+        environments = gymnasium.vector.SyncVectorEnv([lambda: environment])
+        seen, _ = environments.reset(seed=0)
+        starts = np.ones(1, bool)
+        for _ in range(5):
+            action, state = agent.predict(
+                seen, state=None, episode_start=starts, deterministic=True
+            )
+            seen, reward, *_ = environments.step(action)
+            assert state is None and reward.shape == (1,)
+    else:
+        mean, spread = evaluate_policy(agent, environment, n_eval_episodes=2)
+        assert 1 <= mean <= 20 and spread >= 0
+
+
+@pytest.mark.parametrize("seen", [np.zeros(3), np.zeros((2, 2, 4)), np.full(4, np.nan)])
+def test_an_observation_that_cannot_be_is_refused(agent, seen):
+    with pytest.raises(InputError, match="predict"):
+        agent.predict(seen)
+
+
+def test_an_agent_of_other_spaces_is_refused(agent, tmp_path):
+    agent.save(tmp_path / "agent.npz")
+    with pytest.raises(InputError, match="spaces"):
+        DQN.load(tmp_path / "agent.npz", "Acrobot-v1")
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda: DQN("CartPole-v1", rat=1), "did you mean 'rate'"),
+        (lambda: DQN("CartPole-v1", seed=-1), "seed is -1"),
+        (lambda: DQN("CartPol-v1"), "CartPole-v1"),
+        (lambda: DQN("Pendulum-v1"), "continuous"),
+        (lambda: DQN.load("/nowhere/agent.npz"), "cannot read the agent"),
+    ],
+)
+def test_bad_input_is_one_line(call, said):
+    with pytest.raises(InputError, match=said) as caught:
+        call()
+    assert "\n" not in str(caught.value)
+
+
+def test_steps_out_of_range_and_divergence_are_reported(agent):
+    with pytest.raises(InputError, match="total_steps is 0"):
+        agent.learn(0)
+    wild = DQN("CartPole-v1", **SMALL | dict(rate=1e38, rule="sgd", schedule="constant"))
+    with pytest.raises(DivergedError, match="seed 0 diverged"):
+        wild.learn(100)

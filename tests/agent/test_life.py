@@ -1,0 +1,73 @@
+"""Lives do not depend on how they are cut into chunks, nor on who lives beside them."""
+
+import jax
+import numpy as np
+import pytest
+
+from anima.agent.classic import dqn
+from anima.agent.life import lives
+from anima.core.errors import InputError
+from anima.world.host import hosted
+
+THREEFRY = True  # lives side by side are to be what they are alone
+SETTINGS = dict(assigner="backprop", hidden=(4,), every=2, batch=4, capacity=40, warmup=4, steps=99)
+
+
+def _same(one, other, exact=True):
+    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
+        if hasattr(a, "dtype") and jax.numpy.issubdtype(a.dtype, jax.dtypes.prng_key):
+            a, b = jax.random.key_data(a), jax.random.key_data(b)
+        if exact:
+            np.testing.assert_array_equal(a, b)
+        else:
+            np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_compiled_lives_whole_in_parts_and_together(corridor):
+    mind = dqn(corridor.spec, **SETTINGS)
+    one, both = (lives(mind, corridor, seeds) for seeds in ([5], [4, 5]))
+    start = jax.tree.map(lambda leaf: leaf.copy(), one.state)
+    charts, endings = one.advance(12)
+    whole = one.state
+    assert np.shape(charts["surprise"]) == (1, 12) and endings.ended.shape == (1, 24, 1)
+    np.testing.assert_array_equal(one.judge(3, 1).shape, (1, 3))
+    one.restore(start)
+    for _ in range(3):
+        one.advance(4)
+    _same(one.state, whole)
+    both.advance(12)
+    _same(both.one(1), one.one(0), exact=False)
+    assert both.steps == 24
+    np.testing.assert_allclose(both.judge(3, 1)[1], one.judge(3, 1)[0])
+
+
+def test_endings_tell_returns_and_lengths(corridor):
+    life = lives(dqn(corridor.spec, **SETTINGS), corridor, [0])
+    _, endings = life.advance(40)
+    score, length = endings.score[endings.ended], endings.length[endings.ended]
+    assert set(score) <= {0.0, 1.0} and length.max() == 8 and length.min() >= 2
+    assert np.all(score[length < 8] == 1.0)  # who was not cut by the clock found the door
+    assert length.sum() <= 80 < length.sum() + 8
+
+
+def test_hosted_lives_go_on_from_a_state_as_if_never_stopped():
+    world = hosted("CartPole-v1")
+    mind = dqn(world.spec, **SETTINGS)
+    life = lives(mind, world, [3, 4])
+    life.advance(9)
+    kept = life.state
+    kept = jax.tree.map(lambda leaf: leaf.copy() if hasattr(leaf, "copy") else leaf, kept)
+    charts, endings = life.advance(8)
+    again = lives(mind, world, [3, 4])
+    again.restore(kept)
+    charts_, endings_ = again.advance(8)
+    _same((charts, endings, life.state), (charts_, endings_, again.state))
+    assert life.judge(3, 7).shape == (2, 3)
+    np.testing.assert_array_equal(life.judge(3, 7), again.judge(3, 7))
+    life.close()
+    again.close()
+
+
+def test_no_seed_is_refused(corridor):
+    with pytest.raises(InputError, match="no seed"):
+        lives(dqn(corridor.spec, **SETTINGS), corridor, [])

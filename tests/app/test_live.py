@@ -1,0 +1,99 @@
+"""`anima live`: from the command to the report, and what it refuses in one line."""
+
+import json
+
+import numpy as np
+import pytest
+
+from anima.app import figures
+from anima.app.cli import main
+from anima.core.errors import InputError
+
+TINY = ["--set=agent.hidden=[4]", "--set=agent.every=2", "--set=agent.updates=1"]
+TINY += ["--set=agent.batch=4", "--set=agent.capacity=40", "--set=agent.warmup=4"]
+TINY += ["--set=live.judge_every=10", "--set=live.judge_episodes=1", "--set=live.episodes=2"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick(quick_programs, tmp_path_factory):
+    with quick_programs(tmp_path_factory.mktemp("compiled")):
+        yield
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, quick):
+    """A life of 20 steps, its folder and its JSON."""
+    folder = tmp_path_factory.mktemp("life") / "run"
+    words = ["live", "CartPole-v1", "--assigner", "backprop", "--steps", "20", "--seeds", "2"]
+    assert main([*words, "--quiet", "--out", str(folder), *TINY]) == 0
+    return folder
+
+
+def test_a_life_leaves_a_whole_folder(run):
+    kept = {str(path.relative_to(run)) for path in run.rglob("*") if path.is_file()}
+    wanted = {"config.toml", "metrics.jsonl", "report.html", "weights.safetensors"}
+    assert wanted | {"figures/life.png", "figures/policy.gif"} <= kept
+    report = (run / "report.html").read_text()
+    assert "image/gif" in report and "anima live CartPole-v1" in report
+    assert "--set" in report and "95% interval" in report
+    assert (run / "figures" / "policy.gif").read_bytes()[:3] == b"GIF"
+
+
+def test_evaluate_plays_on_in_fresh_worlds(run, capsys):
+    assert main(["evaluate", str(run), "--episodes", "3", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["episodes"] == 3 and found["seeds"] == 2 and found["environment_steps"] == 20
+    assert found["assigner"] == "backprop" and len(found["return_by_seed"]) == 2
+
+
+def test_resume_of_a_finished_life_ends_at_once_with_the_same_numbers(run, capsys):
+    assert main(["resume", str(run), "--json", "--quiet"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["environment_steps"] == 20
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["live", "CartPol-v1"], "CartPole-v1"),
+        (["live", "Pendulum-v1", "--agent", "dqn"], "continuous"),
+        (["live", "CartPole-v1", "--agent", "sacc"], "unknown agent 'sacc'"),
+        (["live", "CartPole-v1", "--assigner", "eqpro"], "did you mean 'eqprop'"),
+        (["live", "Acrobot-v1", "--preset", "cartpole-dqn-predictive"], "for world 'CartPole-v1'"),
+        (["live", "CartPole-v1", "--steps", "0"], "live.steps is 0"),
+        (["live", "CartPole-v1", "--seeds", "0"], "--seeds is 0"),
+        (["live", "CartPole-v1", "--seeds", "9", "--seed", "4294967295"], "too large"),
+        (["live", "CartPole-v1", "--set", "agent.hidden=[0]"], "positive"),
+        (["live"], "ENV"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_2(words, said, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(words) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.count("\n") == 1 and said in err
+    assert not list(tmp_path.iterdir())
+
+
+def test_evaluate_refuses_what_it_cannot_do(run, capsys):
+    assert main(["evaluate", str(run), "--episodes", "0"]) == 2
+    assert "--episodes is 0" in capsys.readouterr().err
+    assert main(["evaluate", str(run), "--data-dir", "x"]) == 2
+    assert "--data-dir" in capsys.readouterr().err
+
+
+def test_the_life_curve_says_what_it_shows():
+    rows = [
+        {"seed": seed, "step": step, "judged_return": step + seed, "surprise": 1 / step}
+        for seed in range(3)
+        for step in (10, 20, 30)
+    ]
+    figure = figures.life_curve(rows)
+    words = figures.alt_text(figure)
+    assert "3 seed(s) over 30" in words and "31.0" in words and "95% interval" in words
+    line = figure.axes[0].lines[-1]
+    np.testing.assert_allclose(line.get_ydata(), [11, 21, 31])
+    with pytest.raises(InputError, match="lacks"):
+        figures.life_curve([{"seed": 0, "step": 1}])
+    with pytest.raises(InputError, match="no row"):
+        figures.life_curve([])

@@ -1,0 +1,91 @@
+"""Configurations of lives: presets, what a command chooses among them, what is refused."""
+
+import pytest
+
+import anima.run.config as configs
+from anima.core.errors import InputError
+from anima.run import agents
+from anima.world.env import make
+
+
+@pytest.mark.parametrize("name", agents.preset_names())
+def test_every_preset_resolves_to_a_mind_for_its_own_world(name):
+    config = agents.resolve(agents.read_preset(name))
+    assert agents.resolve(configs.as_table(config)) == config
+    mind = agents.build_mind(config, make(config.world["name"]).spec)
+    assert mind.spec.name == config.world["name"]
+
+
+def test_a_command_finds_the_preset_of_its_world():
+    name, table = agents.choose("CartPole-v1")
+    assert name == "cartpole-dqn-predictive" and table["world"]["name"] == "CartPole-v1"
+    assert agents.choose("CartPole-v1", preset=name) == (name, table)
+
+
+def test_another_assigner_brings_its_own_settings():
+    table = agents.read_preset("cartpole-dqn-predictive")
+    _, ngc = agents.choose("CartPole-v1", agent="dqn", assigner="ngc")
+    config = agents.resolve(ngc)
+    assert config.agent["assigner"] == "ngc" and config.agent["rate"] == table["agent"]["rate"]
+    assert config.agent["circuit"]["gate"] is True
+    assert config.agent["credit"]["solver"] == {"name": "euler", "dt": 0.1}
+
+
+def test_a_world_without_a_preset_gets_the_agents_defaults():
+    name, table = agents.choose("LunarLander-v3", agent="dqn", assigner="eqprop")
+    assert name == "" and table["agent"]["assigner"] == "eqprop"
+    assert agents.resolve(table).agent["normalise"] is True
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (dict(agent="dqm"), "did you mean 'dqn'"),
+        (dict(assigner="eqrop"), "did you mean 'eqprop'"),
+        (dict(preset="cartpole-dqn-predictiv"), "cartpole-dqn-predictive"),
+        (dict(preset="cartpole-dqn-predictive", assigner="ngc"), "for assigner 'predictive'"),
+        (dict(preset="cartpole-dqn-predictive", agent="angc"), "for agent 'dqn'"),
+    ],
+)
+def test_choices_that_cannot_be_are_refused(arguments, said):
+    with pytest.raises(InputError, match=said):
+        agents.choose("CartPole-v1", **arguments)
+
+
+def test_a_preset_for_another_world_is_refused():
+    with pytest.raises(InputError, match="for world 'CartPole-v1', not 'Acrobot-v1'"):
+        agents.choose("Acrobot-v1", preset="cartpole-dqn-predictive")
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ("agent.rat=1", "did you mean 'rate'"),
+        ("agent.credit.max_step=3", "agent.credit.max_step"),
+        ("agent.circuit.activaton=3", "agent.circuit.activaton"),
+        ("agent.rate=-1", "must not be negative"),
+        ("live.steps=0", "live.steps is 0"),
+        ("live.episodes=many", "live.episodes is 'many'"),
+        ("agent.name=nobody", "unknown agent.name"),
+        ("world.name=3", "world.name is 3"),
+        ("wold.name=3", "wold"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(setting, said):
+    table = agents.read_preset("cartpole-dqn-predictive")
+    with pytest.raises(InputError, match=said):
+        agents.resolve(configs.override(table, [setting], agents.resolve))
+
+
+def test_settings_are_set_at_any_depth():
+    table = agents.read_preset("cartpole-dqn-predictive")
+    given = ["live.steps=99", "agent.credit.solver.dt=0.3", "agent.hidden=[8]"]
+    config = agents.resolve(configs.override(table, given, agents.resolve))
+    assert config.live.steps == 99 and config.agent["hidden"] == [8]
+    assert config.agent["credit"]["solver"]["dt"] == 0.3
+
+
+@pytest.mark.parametrize("count", [0, 257])
+def test_seeds_out_of_range_are_refused(count):
+    with pytest.raises(InputError, match="--seeds"):
+        agents.check_seeds(count)

@@ -1,0 +1,137 @@
+"""A run of agents: rows, checkpoints, and resuming to the same bits with the replay included."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+import anima.run.config as configs
+from anima.core.errors import DivergedError, InputError
+from anima.run import agents, live
+from anima.run.metrics import read_rows
+
+TINY = [
+    "agent.hidden=[4]",
+    "agent.assigner=backprop",
+    "agent.credit={}",
+    "agent.every=2",
+    "agent.updates=1",
+    "agent.batch=4",
+    "agent.capacity=40",
+    "agent.warmup=4",
+    "live.steps=24",
+    "live.judge_every=8",
+    "live.judge_episodes=1",
+    "live.episodes=2",
+]
+
+
+def _living(folder, *settings, seeds=2, world=None):
+    table = agents.read_preset("cartpole-dqn-predictive")
+    if world:
+        table = table | {"world": {"name": world}}
+    config = agents.resolve(configs.override(table, [*TINY, *settings], agents.resolve))
+    if not (folder / "config.toml").exists():
+        live.begin(folder, config, preset="", seed=3, seeds=seeds)
+    return live.Living(config, 3, seeds, folder)
+
+
+def _stop_after(living, monkeypatch, chunks):
+    """A signal during the given chunk."""
+    import contextlib
+
+    asked = []
+
+    @contextlib.contextmanager
+    def asked_to_stop():
+        yield lambda: asked.append(1) or len(asked) == chunks
+
+    monkeypatch.setattr(live, "asked_to_stop", asked_to_stop)
+    return living
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick(quick_programs, tmp_path_factory):
+    with quick_programs(tmp_path_factory.mktemp("compiled")):
+        yield
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, quick):
+    """A run that nothing disturbed, and what it left."""
+    living = _living(tmp_path_factory.mktemp("life"))
+    return living, living.run()
+
+
+@pytest.mark.parametrize("world", ["CartPole-v1", "gymnasium:CartPole-v1"])
+def test_an_interrupted_life_ends_as_one_that_was_not(tmp_path, monkeypatch, world):
+    """One `Living` plays all parts, since each would compile anew; the disk is what joins them."""
+    (tmp_path / "a").mkdir()
+    monkeypatch.setattr(live, "_AT_ONCE", 4)
+    living = _living(tmp_path / "a", world=world)
+    start = jax.tree.map(lambda leaf: leaf.copy(), living.lives.state)
+    ended = living.run()
+    judged = living.judge()
+    replay = np.array(living.lives.one(1).mind.replay.rows.observation)
+
+    live.begin(tmp_path / "b", living.config, preset="", seed=3, seeds=2)
+    living.folder = tmp_path / "b"
+    living.lives.restore(start)
+    with monkeypatch.context() as patch:
+        cut = _stop_after(living, patch, 3).run()
+    assert cut.interrupted and not ended.interrupted and living.lives.steps == 12
+    living.lives.restore(start)  # as a new process would begin
+    rest = living.run(resume=True)
+
+    np.testing.assert_array_equal(living.judge(), judged)
+    np.testing.assert_array_equal(living.lives.one(1).mind.replay.rows.observation, replay)
+    strip = lambda rows: [{k: v for k, v in row.items() if k != "seconds"} for row in rows]
+    assert strip(rest.rows) == strip(ended.rows)
+    assert strip(read_rows(tmp_path / "b" / "metrics.jsonl")) == strip(ended.rows)
+    assert [(row["seed"], row["step"]) for row in ended.rows] == [
+        (seed, step) for step in (8, 16, 24) for seed in (3, 4)
+    ]
+
+
+def test_what_a_run_finds_is_json_with_the_promised_keys(finished):
+    living, outcome = finished
+    found = live.result(living.folder, living, living.judge(), outcome.seconds)
+    promised = {"run", "seed", "return_mean", "return_iqm", "ci95", "episodes"}
+    assert promised | {"environment_steps", "seconds"} <= set(json.loads(json.dumps(found)))
+    assert found["episodes"] == 2 and found["environment_steps"] == 24
+    assert found["ci95"][0] <= found["return_iqm"] <= found["ci95"][1]
+    header, config = live.read(living.folder)
+    assert header.seeds == 2 and config == living.config and live.is_life(living.folder)
+    assert living.judge(later=True, episodes=2).shape == (2, 2)
+
+
+def test_a_changed_configuration_is_not_resumed(finished):
+    living, _ = finished
+    with pytest.raises(InputError, match=r"config\.agent\.rate"):
+        _living(living.folder, "agent.rate=0.5").run(resume=True)
+
+
+def test_divergence_is_reported_with_the_last_good_checkpoint(finished, monkeypatch):
+    living, _ = finished
+    start = jax.tree.map(lambda leaf: leaf.copy(), living.lives.state)
+    advance = living.lives.advance
+
+    def diverge(cycles):
+        charts, endings = advance(cycles)
+        charts["surprise"] = np.full((2, cycles), np.nan)
+        return charts, endings
+
+    monkeypatch.setattr(living.lives, "advance", diverge)
+    monkeypatch.setattr(living, "cycles", living.cycles + 2)
+    with pytest.raises(DivergedError, match=r"seed 3 diverged .*; checkpoint 24 is good"):
+        living.run()
+    living.lives.restore(start)
+
+
+def test_an_edited_run_is_named(tmp_path):
+    _living(tmp_path)
+    path = tmp_path / "config.toml"
+    path.write_text(path.read_text().replace("seeds = 2", "seeds = 0"))
+    with pytest.raises(InputError, match="seeds is 0"):
+        live.read(tmp_path)
