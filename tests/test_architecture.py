@@ -10,7 +10,7 @@ LAYERS = ("core", "circuit", "settle", "learn", "world", "act", "agent", "run", 
 ROOT = Path(__file__).parents[1] / "src" / "anima"
 FILES = sorted(ROOT.rglob("*.py"))
 IDS = [str(file.relative_to(ROOT)) for file in FILES]
-TOP = ("testing", "__init__", "__main__", "sklearn")  # above all layers
+TOP = ("laws", "testing", "__init__", "__main__", "sklearn")  # above all layers
 
 
 def rank(parts: tuple[str, ...]) -> int:

@@ -17,6 +17,8 @@ subspace rule (1989; here: predictive coding in one settling step), competitive 
 import dataclasses
 from functools import partial
 
+from typing import Any
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -173,7 +175,9 @@ class Memory(eqx.Module):
         **Arguments:** `concept`, an index; `trust`, what errors of the pixels weigh.
         """
         mean, precision = self.concepts.mean[concept], self.concepts.precision(concept)
-        return Prior(circuit=self.writer, name="input", mean=mean, precision=precision, trust=trust)
+        return Prior(  # pyright: ignore[reportCallIssue]
+            circuit=self.writer, name="input", mean=mean, precision=precision, trust=trust
+        )
 
     @eqx.filter_jit
     def imagine(
@@ -434,7 +438,7 @@ def factorise(
     return factor, jnp.maximum((total - jnp.sum(factor**2)) / size, _LEAST)
 
 
-def _descend(circuit, rule, clamp, images, epochs, batch, rate, key):
+def _descend(circuit, rule, clamp, images, epochs, batch, rate, key) -> Any:
     """Learns a generative circuit from images in a fresh order every epoch."""
     batch = min(batch, images.shape[0])
     per_epoch = images.shape[0] // batch
