@@ -51,7 +51,8 @@ class Learner(eqx.Module):
 
     >>> learner = Learner(circuit, EquilibriumPropagation(), SquaredError(), optax.sgd(0.1))
     >>> state = learner.init(jax.random.key(0))
-    >>> state, info = eqx.filter_jit(learner.step)(state, ({"input": images}, targets))
+    >>> step = learner.compiled()
+    >>> state, info = step(state, ({"input": images}, targets))
     """
 
     circuit: AbstractCircuit
@@ -66,11 +67,12 @@ class Learner(eqx.Module):
         self.circuit.silence(dict(self.noise), key=jax.random.key(0))
 
     def init(self, key: PRNGKeyArray) -> LearnerState:
-        """The state before the first step."""
-        learnt: Any = self.circuit.parameters()[0]
-        memory, none = self.optimiser.init(learnt), jnp.zeros((), jnp.int32)
+        """The state before the first step, in memory of its own."""
+        circuit, key = jax.tree.map(_copied, (self.circuit, key))
+        learnt: Any = circuit.parameters()[0]
         waiting = self._nobody() if self.gate is not None else None
-        return LearnerState(self.circuit, memory, none, key, waiting)
+        step = jnp.zeros((), jnp.int32)
+        return LearnerState(circuit, self.optimiser.init(learnt), step, key, waiting)
 
     def step(
         self, state: LearnerState, batch: tuple[State, Float[Array, "batch ..."]]
@@ -146,9 +148,28 @@ class Learner(eqx.Module):
         )
 
     def _nobody(self) -> Waiting:
-        room, none = 2 * self.batch, jnp.zeros((), jnp.int32)
-        empty = lambda name: jnp.zeros((room, *self.circuit.node(name).shape))
-        return Waiting(empty("input"), empty("output"), none, jnp.zeros(()), none)
+        room = lambda name: jnp.zeros((2 * self.batch, *self.circuit.node(name).shape))
+        none = lambda: jnp.zeros((), jnp.int32)
+        return Waiting(room("input"), room("output"), none(), jnp.zeros(()), none())
+
+    def compiled(self) -> Callable[[LearnerState, Any], tuple[LearnerState, Info]]:
+        """`step`, compiled at its first call, writing each new state where the old one was.
+
+        The state that is passed in is used up: keep the one that comes back. Fresh memory for
+        every state would cost as much time as settling a small circuit.
+        """
+        still = eqx.filter(self.init(jax.random.key(0)), eqx.is_array, inverse=True)
+
+        @partial(jax.jit, donate_argnums=0)
+        def advance(moving, batch):
+            state, info = self.step(eqx.combine(moving, still), batch)
+            return eqx.filter(state, eqx.is_array), info
+
+        def step(state, batch):
+            moving, info = advance(eqx.filter(state, eqx.is_array), batch)
+            return eqx.combine(moving, still), info
+
+        return step
 
     def gradient(
         self,
@@ -204,8 +225,13 @@ class Learner(eqx.Module):
         return jax.vmap(lambda clamp: self.assigner.predict(circuit, clamp).state["output"])(clamp)
 
 
+<<<<<<< HEAD
+def _copied(leaf: Any) -> Any:
+    return jnp.copy(leaf) if eqx.is_array(leaf) else leaf
+=======
 def _arrays(branch: tuple[LearnerState, Any]) -> tuple[Any, Any]:
     return eqx.filter(branch[0], eqx.is_array), branch[1]
+>>>>>>> e1425e0 (Dreams, memory, surprise gate: first form (tests to be run))
 
 
 def summary(infos: Info) -> Info:
