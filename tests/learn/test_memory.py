@@ -31,6 +31,7 @@ def blobs(count=240, pixels=12, seed=0):
     centres = np.random.default_rng(7).uniform(0.3, 0.7, (3, pixels))
     styles = np.random.default_rng(8).normal(size=(2, pixels)) / 15
     images = centres[labels] + draw.normal(size=(count, 2)) @ styles
+    images = images + draw.normal(size=images.shape) / 25
     return jnp.asarray(images), labels
 
 
@@ -38,7 +39,7 @@ def blobs(count=240, pixels=12, seed=0):
 def memory():
     with jax.enable_x64(True):
         images, labels = blobs()
-        code = learn_code(images, 5, epochs=60, batch=8, rate=1.0, key=jax.random.key(0))
+        code = learn_code(images, 4, epochs=60, batch=8, rate=1.0, key=jax.random.key(0))
         return remember(
             Reader(code, "output", "input"),
             code,
@@ -53,11 +54,11 @@ def memory():
 def test_the_code_is_the_principal_subspace(memory):
     images, _ = blobs()
     weight = memory.writer.synapses["input->output"].weight
-    np.testing.assert_allclose(weight @ weight.T, np.eye(5), atol=0.02)
+    np.testing.assert_allclose(weight @ weight.T, np.eye(4), atol=0.02)
     centred = np.asarray(images - images.mean(0))
     best = (np.linalg.svd(centred, compute_uv=False)[4:] ** 2).sum() / centred.size
     left = float(jnp.mean((memory.see(images) - images) ** 2))
-    assert left < best + 2e-4 < 1e-3 < float(jnp.var(centred))
+    assert left < 1.1 * best < 0.3 * float(jnp.var(centred))
 
 
 def test_factorise_is_probabilistic_pca():
@@ -139,7 +140,7 @@ def test_a_dream_settles_where_memory_says(memory):
     """Langevin's moments are those of the draw, and both those of the images."""
     images, labels = blobs(3000, seed=5)
     keys = jax.random.split(jax.random.key(0), 600)
-    dream = eqx.filter_jit(jax.vmap(lambda key: memory.dream(jnp.asarray(1), steps=200, key=key)))
+    dream = eqx.filter_jit(jax.vmap(lambda key: memory.dream(jnp.asarray(1), steps=400, key=key)))
     settled = np.asarray(dream(keys))
     drawn = np.asarray(memory.imagine(jnp.ones(600, jnp.int32), key=jax.random.key(1)))
     real = np.asarray(images)[labels == 1]
@@ -148,15 +149,9 @@ def test_a_dream_settles_where_memory_says(memory):
         np.testing.assert_allclose(found.std(0), real.std(0), atol=0.02)
     taken = np.asarray(memory.density(jnp.asarray(settled), 3)).argmax(-1)
     assert np.mean(taken == 1) > 0.99
-
-
-def test_a_film_ends_in_the_dream(memory):
-    key = jax.random.key(3)
-    frames, path = eqx.filter_jit(memory.film)(jnp.asarray(2), steps=12, key=key)
-    last = eqx.filter_jit(memory.dream)(jnp.asarray(2), steps=12, key=key)
-    assert frames.shape == (13, 12) and path.energy.shape == (13,)
-    np.testing.assert_allclose(frames[-1], last, rtol=1e-12)
-    assert float(jnp.max(jnp.abs(frames[0] - last))) > 1e-3
+    frames, path = eqx.filter_jit(memory.film)(jnp.asarray(1), steps=400, key=keys[7])
+    np.testing.assert_allclose(frames[-1], settled[7], rtol=1e-9)
+    assert frames.shape == (401, 12) and path.energy.shape == (401,)
 
 
 def test_the_unseen_half_is_completed(memory):
@@ -177,7 +172,7 @@ def test_what_is_new_leaves_the_old_as_it_was(memory):
     both = memory.learn(more)
     assert memory.labels == [0, 1, 2] and both.labels == [0, 1, 2, 9]
     np.testing.assert_array_equal(both.concepts.mean[:-1], memory.concepts.mean)
-    assert both.concepts.size == memory.concepts.size + 5 + 2 * 5 + 2
+    assert both.concepts.size == memory.concepts.size + 4 + 2 * 4 + 2
     with pytest.raises(InputError, match=r"label 5 was never learnt: choose one of 0, 1, 2, 9"):
         both.check_label(5)
 
@@ -216,7 +211,7 @@ def test_a_symmetric_circuit_dreams_by_learnt_top_down_synapses():
     images, labels = blobs()
     circuit = Hopfield.mlp([12, 20, 3], scale=2.0, key=jax.random.key(0))
     reader = Reader(circuit, "input", "h1", steps=20)
-    codes = eqx.filter_jit(jax.vmap(reader))(images)
+    codes = eqx.filter_jit(lambda x: jax.vmap(reader)(x))(images)
     writer = learn_writer(codes, images, epochs=20, batch=8, rate=1.0, key=jax.random.key(1))
     memory = remember(reader, writer, images, labels, concepts=1, rank=4, key=jax.random.key(2))
     assert float(memory.residual) < 0.25 * float(jnp.mean(jnp.var(images, 0)))

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from anima import EquilibriumPropagation, Hopfield, InputError, Learner, SquaredError
+from anima import Backprop, InputError, Learner, Predictive, SquaredError
 from anima.learn.memory import Reader, learn_code, remember
 from anima.run.continual import Buffer, Dreams, Rhythm, forgetful, live
 
@@ -17,8 +17,7 @@ OPTIMISER = optax.sgd(0.2)
 
 
 def make(circuit, steps):
-    rule = EquilibriumPropagation(0.5, "centred", free_steps=8, nudged_steps=4)
-    return Learner(circuit, rule, SquaredError(), OPTIMISER)
+    return Learner(circuit, Backprop(), SquaredError(), OPTIMISER)
 
 
 @functools.cache
@@ -55,7 +54,7 @@ def memory():
 
 
 def lived(replay):
-    circuit = Hopfield.mlp([16, 12, 4], key=jax.random.key(2))
+    circuit = Predictive.mlp([16, 12, 4], key=jax.random.key(2))
     told = []
     circuit, kept = live(
         circuit,
@@ -100,6 +99,6 @@ def test_a_rhythm_that_cannot_be_is_refused():
     with pytest.raises(InputError, match=r"sleep is -1"):
         Rhythm(sleep=-1)
     few = [(x[:5], y[:5]) for x, y in tasks()]
-    circuit = Hopfield.mlp([16, 12, 4], key=jax.random.key(2))
+    circuit = Predictive.mlp([16, 12, 4], key=jax.random.key(2))
     with pytest.raises(InputError, match=r"a task of 5 examples, 10 a step"):
         live(circuit, make, few, None, RHYTHM, classes=4, key=jax.random.key(0))
