@@ -263,3 +263,15 @@ def test_columns_stay_within_their_bound_while_learning():
     state, _ = eqx.filter_jit(learner.step)(learner.init(KEY), batch())
     for synapse in (*state.circuit.synapses.values(), *state.circuit.feedback.values()):
         assert np.all(np.linalg.norm(synapse.weight, axis=0) <= 0.3 * (1 + 1e-12))
+
+
+def test_compiled_is_the_step_in_the_memory_of_the_state_it_uses_up():
+    learner = Learner(hopfield(), EQPROP, SquaredError(), optax.sgd(0.1))
+    clamp, targets = batch()
+    want, told = eqx.filter_jit(learner.step)(learner.init(KEY), (clamp, targets))
+    step, state = learner.compiled(), learner.init(KEY)
+    got, info = step(state, (clamp, targets))
+    for a, b in zip(leaves((got, info)), leaves((want, told)), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+    assert all(x.is_deleted() for x in jax.tree.leaves(state.circuit.synapses))
+    assert not any(x.is_deleted() for x in jax.tree.leaves(learner.circuit.synapses))

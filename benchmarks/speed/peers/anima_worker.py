@@ -1,11 +1,10 @@
-"""anima itself, as one more worker: `Learner.step` as a user would compile it."""
+"""anima itself, as one more worker: `Learner.compiled`, the step that a user would call."""
 
 from __future__ import annotations
 
 from importlib.metadata import version
 from typing import Any
 
-import equinox as eqx
 import jax
 from _protocol import Job, serve
 
@@ -33,7 +32,7 @@ class AnimaTrainer:
         self.note = NOTES[job.task]
         self.batch = ({"input": jax.numpy.asarray(inputs)}, jax.numpy.asarray(labels))
         self.state = made.init(jax.random.key(job.seed))
-        self.compiled = eqx.filter_jit(made.step)
+        self.compiled = made.compiled()
 
     def step(self) -> None:
         self.state, self.info = self.compiled(self.state, self.batch)

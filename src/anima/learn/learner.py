@@ -42,7 +42,8 @@ class Learner(eqx.Module):
 
     >>> learner = Learner(circuit, EquilibriumPropagation(), SquaredError(), optax.sgd(0.1))
     >>> state = learner.init(jax.random.key(0))
-    >>> state, info = eqx.filter_jit(learner.step)(state, ({"input": images}, targets))
+    >>> step = learner.compiled()
+    >>> state, info = step(state, ({"input": images}, targets))
     """
 
     circuit: AbstractCircuit
@@ -55,10 +56,10 @@ class Learner(eqx.Module):
         self.circuit.silence(dict(self.noise), key=jax.random.key(0))
 
     def init(self, key: PRNGKeyArray) -> LearnerState:
-        """The state before the first step."""
-        learnt: Any = self.circuit.parameters()[0]
-        memory = self.optimiser.init(learnt)
-        return LearnerState(self.circuit, memory, jnp.zeros((), jnp.int32), key)
+        """The state before the first step, in memory of its own."""
+        circuit, key = jax.tree.map(_copied, (self.circuit, key))
+        learnt: Any = circuit.parameters()[0]
+        return LearnerState(circuit, self.optimiser.init(learnt), jnp.zeros((), jnp.int32), key)
 
     def step(
         self, state: LearnerState, batch: tuple[State, Float[Array, "batch ..."]]
@@ -79,6 +80,25 @@ class Learner(eqx.Module):
         updates, memory = self.optimiser.update(credit, state.optimiser, learnt)
         circuit = eqx.combine(eqx.apply_updates(learnt, updates), rest).normalise()
         return LearnerState(circuit, memory, state.step + 1, state.key), summary(infos)
+
+    def compiled(self) -> Callable[[LearnerState, Any], tuple[LearnerState, Info]]:
+        """`step`, compiled at its first call, writing each new state where the old one was.
+
+        The state that is passed in is used up: keep the one that comes back. Fresh memory for
+        every state would cost as much time as settling a small circuit.
+        """
+        still = eqx.filter(self.init(jax.random.key(0)), eqx.is_array, inverse=True)
+
+        @partial(jax.jit, donate_argnums=0)
+        def advance(moving, batch):
+            state, info = self.step(eqx.combine(moving, still), batch)
+            return eqx.filter(state, eqx.is_array), info
+
+        def step(state, batch):
+            moving, info = advance(eqx.filter(state, eqx.is_array), batch)
+            return eqx.combine(moving, still), info
+
+        return step
 
     def gradient(
         self,
@@ -132,6 +152,10 @@ class Learner(eqx.Module):
     def predict(self, circuit: AbstractCircuit, clamp: State) -> Float[Array, "batch ..."]:
         """The outputs for a batch of clamps, without noise and without a teacher."""
         return jax.vmap(lambda clamp: self.assigner.predict(circuit, clamp).state["output"])(clamp)
+
+
+def _copied(leaf: Any) -> Any:
+    return jnp.copy(leaf) if eqx.is_array(leaf) else leaf
 
 
 def summary(infos: Info) -> Info:
