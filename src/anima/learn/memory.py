@@ -16,7 +16,6 @@ subspace rule (1989; here: predictive coding in one settling step), competitive 
 
 import dataclasses
 from functools import partial
-
 from typing import Any
 
 import equinox as eqx
