@@ -213,25 +213,6 @@ class Learner(eqx.Module):
         none = lambda: jnp.zeros((), jnp.int32)
         return Waiting(room("input"), room("output"), none(), jnp.zeros(()), none())
 
-    def compiled(self) -> Callable[[LearnerState, Any], tuple[LearnerState, Info]]:
-        """`step`, compiled at its first call, writing each new state where the old one was.
-
-        The state that is passed in is used up: keep the one that comes back. Fresh memory for
-        every state would cost as much time as settling a small circuit.
-        """
-        still = eqx.filter(self.init(jax.random.key(0)), eqx.is_array, inverse=True)
-
-        @partial(jax.jit, donate_argnums=0)
-        def advance(moving, batch):
-            state, info = self.step(eqx.combine(moving, still), batch)
-            return eqx.filter(state, eqx.is_array), info
-
-        def step(state, batch):
-            moving, info = advance(eqx.filter(state, eqx.is_array), batch)
-            return eqx.combine(moving, still), info
-
-        return step
-
     def gradient(
         self,
         circuit: AbstractCircuit,
