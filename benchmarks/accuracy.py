@@ -94,6 +94,8 @@ def main() -> None:
     path = RESULTS / f"{options.preset}-{options.who}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     config = configs.as_table(configs.resolve(configs.read_preset(options.preset)))
+    if options.who == "circuit":
+        del config["twin"]
     found = json.loads(path.read_text()) if path.exists() else {}
     runs = found["runs"] if found.get("config") == config else []
     for seed in range(options.seeds):

@@ -49,6 +49,11 @@ def precision(request):
     jax.config.update("jax_disable_most_optimizations", before)
 
 
+def _setting(name):
+    """A setting of JAX's as it is now, whichever way that one is read."""
+    return getattr(jax.config, name) if hasattr(jax.config, name) else jax.config.read(name)
+
+
 @pytest.fixture(scope="session")
 def keep_programs():
     """A context manager of a folder: within, a program that was compiled once is read from it."""
@@ -60,7 +65,7 @@ def keep_programs():
             "jax_persistent_cache_min_compile_time_secs": 0.05,
             "jax_persistent_cache_min_entry_size_bytes": 0,
         }
-        before = {name: getattr(jax.config, name) for name in settings}
+        before = {name: _setting(name) for name in settings}
         for name, value in settings.items():
             jax.config.update(name, value)
         compilation_cache.reset_cache()
@@ -85,7 +90,7 @@ def quick_programs(keep_programs):
         settings: dict = {"jax_disable_most_optimizations": True}
         if not threefry:
             settings["jax_default_prng_impl"] = "unsafe_rbg"
-        before = {name: getattr(jax.config, name) for name in settings}
+        before = {name: _setting(name) for name in settings}
         for name, value in settings.items():
             jax.config.update(name, value)
         with keep_programs(folder):
