@@ -92,7 +92,7 @@ def scale_by_clock(schedule: optax.Schedule) -> optax.GradientTransformationExtr
 
     def update(updates, state, params=None, *, step=None, **more):
         del params, more
-        rate = -schedule(state.count if step is None else step)
+        rate = jnp.negative(schedule(state.count if step is None else step))
         scaled = jax.tree.map(lambda g: jnp.array(rate, dtype=g.dtype) * g, updates)
         return scaled, optax.ScaleByScheduleState(optax.safe_increment(state.count))
 

@@ -62,7 +62,7 @@ class Euler(AbstractSolver):
     Stable for dt < 2 / (largest curvature). The biologically plainest solver and the slowest.
     """
 
-    dt: float = 0.1
+    dt: float | Scalar = 0.1
 
     def __check_init__(self):
         check_positive("Euler", dt=self.dt)
@@ -116,8 +116,8 @@ class Langevin(AbstractSolver):
     rolls_on: ClassVar[bool] = True
 
     key: PRNGKeyArray
-    dt: float = 0.01
-    temperature: float = 1.0
+    dt: float | Scalar = 0.01
+    temperature: float | Scalar = 1.0
 
     def __check_init__(self):
         check_positive("Langevin", dt=self.dt)
