@@ -17,7 +17,7 @@ LEARN = [
     *("learn", "digits", "--preset", "digits-dream", "--epochs", "1", "--quiet"),
     *("--set", "circuit.hidden=[8]", "--set", "train.batch=200", "--set", "noise={}"),
     *("--set", "assigner.solver=euler"),
-    *("--set", "dream.code=10", "--set", "dream.epochs=4", "--set", "dream.rank=3"),
+    *("--set", "dream.code=10", "--set", "dream.passes=4", "--set", "dream.rank=3"),
 ]
 
 

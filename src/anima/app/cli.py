@@ -504,7 +504,9 @@ def _parser() -> tuple["_Parser", dict[str, "_Parser"]]:
     one.add_argument("--label", type=int, metavar="L", help="what to dream of (default: all)")
     one.add_argument("--count", type=int, default=16, metavar="N", help="dreams of each (16)")
     one.add_argument("--steps", type=int, default=400, metavar="N", help="settling steps (400)")
-    one.add_argument("--temperature", type=float, default=1.0, metavar="T", help="of the noise (1)")
+    one.add_argument(
+        "--temperature", type=float, default=0.8, metavar="T", help="of the noise (0.8)"
+    )
     one.add_argument(
         "--complete", action="store_true", help="complete test images whose lower half is hidden"
     )

@@ -29,7 +29,7 @@ class Dreaming:
 
     count: int = 16
     steps: int = 400
-    temperature: float = 1.0
+    temperature: float = 0.8
     seed: int = 0
 
     def __post_init__(self):

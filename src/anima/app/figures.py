@@ -716,13 +716,13 @@ def _sheet(tiles: np.ndarray, columns: int | None = None) -> np.ndarray:
     """All tiles on one sheet, near to square by default, gutters that are not a number."""
     units, height, width = tiles.shape[:3]
     square = min(units, max(1, math.ceil(math.sqrt(units * height / width))))
-    columns = square if columns is None else columns
-    rows = math.ceil(units / columns)
+    across = square if columns is None else columns
+    rows = math.ceil(units / across)
     gap = max(1, round(0.07 * min(height, width)))
-    size = (rows * (height + gap) - gap, columns * (width + gap) - gap, *tiles.shape[3:])
+    size = (rows * (height + gap) - gap, across * (width + gap) - gap, *tiles.shape[3:])
     sheet = np.full(size, np.nan)
     for index, tile in enumerate(tiles):
-        top, left = (height + gap) * (index // columns), (width + gap) * (index % columns)
+        top, left = (height + gap) * (index // across), (width + gap) * (index % across)
         sheet[top : top + height, left : left + width] = tile
     return sheet
 

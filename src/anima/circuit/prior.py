@@ -33,15 +33,24 @@ class Prior(AbstractCircuit):
     name: str = eqx.field(static=True)
     mean: Float[Array, "..."]
     precision: Precision
-    trust: float | Float[Array, ""] = 1.0
+    trust: float | Scalar
 
-    def __check_init__(self):
-        want = self.circuit.node(self.name).shape
-        if jnp.shape(self.mean) != want:
+    def __init__(
+        self,
+        circuit: AbstractCircuit,
+        name: str,
+        mean: Float[Array, "..."],
+        precision: Precision,
+        trust: float | Scalar = 1.0,
+    ):
+        """See the class; raises `InputError` for an unknown node or a mean of another shape."""
+        want = circuit.node(name).shape
+        if jnp.shape(mean) != want:
             raise InputError(
-                f"the prior of {self.name!r} has a mean of shape {jnp.shape(self.mean)}, the node "
-                f"has {want}"
+                f"the prior of {name!r} has a mean of shape {jnp.shape(mean)}, the node has {want}"
             )
+        self.circuit, self.name = circuit, name
+        self.mean, self.precision, self.trust = mean, precision, trust
 
     @property
     def nodes(self) -> tuple[Node, ...]:

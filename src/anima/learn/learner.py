@@ -165,7 +165,6 @@ class Learner(eqx.Module):
     def _look(self, gate: AbstractGate, state: LearnerState, batch) -> tuple[LearnerState, Info]:
         """Looks at a batch, and learns one of those that surprised once there are enough."""
         clamp, target = batch
-        assert state.waiting is not None
         shown = jax.tree.leaves(target)[0].shape[0]
         if set(clamp) != {"input"} or shown > self.batch:
             raise InputError(
@@ -173,40 +172,44 @@ class Learner(eqx.Module):
                 f"{sorted(clamp)}: it takes clamps of input alone, at most batch = {self.batch}"
             )
         answer = jax.vmap(partial(self.assigner.predict, state.circuit))(clamp)
-        surprise = jax.vmap(self.cost)(target, answer.state["output"])
+        output = answer.state["output"]
+        surprise = jax.vmap(self.cost)(target, output)
         key = jax.random.fold_in(jax.random.fold_in(state.key, _GATE), state.step)
-        waiting = state.waiting
+        waiting: Any = state.waiting
         admitted, threshold = gate.admit(surprise, waiting.threshold, state.step == 0, key=key)
         waiting = waiting.add(clamp["input"], target, admitted, threshold)
         state = LearnerState(state.circuit, state.optimiser, state.step, state.key, waiting)
-
-        def learn(state):
-            rows = slice(0, self.batch)
-            first = {"input": state.waiting.inputs[rows]}, state.waiting.targets[rows]
-            served = state.waiting.served()
-            state, info = self._learn(state, first, gate.gain)
-            said = info.residual, info.steps, info.result
-            return eqx.tree_at(lambda s: s.waiting, state, served), said
-
-        def skip(state):
-            return state, jax.tree.map(
-                lambda x: jnp.zeros((), x.dtype), (answer.residual, answer.steps, answer.result)
-            )
-
-        arrays, static = eqx.partition(state, eqx.is_array)
-        inner = lambda branch: lambda arrays: _arrays(branch(eqx.combine(arrays, static)))
-        ready = waiting.count >= self.batch
-        arrays, (residual, steps, result) = jax.lax.cond(ready, inner(learn), inner(skip), arrays)
-        state = eqx.combine(arrays, static)
+        state, (residual, steps, result) = self._learn_if_enough(gate, state)
         return eqx.tree_at(lambda s: s.step, state, state.step + 1), Info(
             cost=jnp.mean(surprise),
-            output=answer.state["output"],
+            output=output,
             energy=jnp.mean(answer.energy),
             energies=jax.tree.map(jnp.mean, jax.vmap(state.circuit.energies)(answer.state)),
             residual=jnp.maximum(jnp.max(answer.residual), residual),
             steps=jnp.max(answer.steps) + steps,
             result=worst(answer.result, result),
         )
+
+    def _learn_if_enough(self, gate: AbstractGate, state: LearnerState) -> tuple[LearnerState, Any]:
+        """Learns the first batch that waits, if there is one; how that settled, else zeros."""
+        moving, still = eqx.partition(state, eqx.is_array)
+
+        def learn(moving):
+            state = eqx.combine(moving, still)
+            waiting, rows = state.waiting, slice(0, self.batch)
+            first = {"input": waiting.inputs[rows]}, waiting.targets[rows]
+            state, info = self._learn(state, first, gate.gain)
+            state = eqx.tree_at(lambda s: s.waiting, state, waiting.served())
+            said = info.residual, info.steps, info.result
+            return eqx.filter(state, eqx.is_array), said
+
+        def skip(moving):
+            none = jax.eval_shape(learn, moving)[1]
+            return moving, jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), none)
+
+        enough = moving.waiting.count >= self.batch
+        moving, said = jax.lax.cond(enough, learn, skip, moving)
+        return eqx.combine(moving, still), said
 
     def _nobody(self) -> Waiting:
         room = lambda name: jnp.zeros((2 * self.batch, *self.circuit.node(name).shape))
@@ -325,10 +328,6 @@ def _put(leaves: list, places: list[int], arrays: list) -> list:
 
 def _copied(leaf: Any) -> Any:
     return jnp.copy(leaf) if eqx.is_array(leaf) else leaf
-
-
-def _arrays(branch: tuple[LearnerState, Any]) -> tuple[Any, Any]:
-    return eqx.filter(branch[0], eqx.is_array), branch[1]
 
 
 def summary(infos: Info) -> Info:

@@ -41,7 +41,7 @@ Codes = Float[Array, "examples code"]
 
 _AT_ONCE = 500  # examples side by side
 _LIGHT = 0.02  # what free pixels weigh: they pull on nobody, and light ones settle with the code
-_CALM = 0.4  # Langevin's dt, in units of 1 / the largest curvature
+_CALM = 0.2  # Langevin's dt, in units of 1 / the largest curvature
 _LEAST = 1e-4  # variance that a concept keeps in every direction
 
 
@@ -59,7 +59,8 @@ class Reader(eqx.Module):
     steps: int = eqx.field(static=True, default=1)
 
     def __check_init__(self):
-        self.circuit.node(self.clamp), self.circuit.node(self.read)
+        for name in (self.clamp, self.read):
+            self.circuit.node(name)
 
     def __call__(self, pixels: Float[Array, " pixels"]) -> Float[Array, " code"]:
         """The code of one image."""
@@ -454,7 +455,9 @@ def _descend(circuit, rule, clamp, images, epochs, batch, rate, key) -> Any:
         step = lambda state, rows: learner.step(state, (clamp(rows), images[rows]))
         return jax.lax.scan(lambda s, rows: (step(s, rows)[0], None), state, order)[0]
 
-    return sweep(learner.init(key)).circuit
+    learnt = sweep(learner.init(key)).circuit
+    assert isinstance(learnt, Predictive)
+    return learnt
 
 
 @partial(jax.jit, static_argnums=(3, 4))

@@ -125,8 +125,8 @@ class Dream:
       Neither (the default): no memory, no dreams.
     - `concepts`, a class; `rank`, how many directions each remembers; `blend`, how much of its
       covariance it shares with its class.
-    - `epochs`, `rate`: how the synapses between code and pixels learn; the rate is relative to
-      the largest stable one (about 2).
+    - `passes` over the images in which the synapses between code and pixels learn, at a `pace`
+      relative to the size of images or codes (stable up to about 2).
     """
 
     code: int = 0
@@ -134,17 +134,19 @@ class Dream:
     concepts: int = 10
     rank: int = 20
     blend: float = 0.2
-    epochs: int = 2
-    rate: float = 1.0
+    passes: int = 5
+    pace: float = 1.0
 
     def __post_init__(self):
         if self.code and self.read:
             raise InputError(
                 f"dream.code is {self.code} and dream.read is {self.read!r}: give one of them"
             )
-        for name in ("concepts", "rank", "epochs"):
+        for name in ("concepts", "rank", "passes"):
             if getattr(self, name) < 1:
                 raise InputError(f"dream.{name} is {getattr(self, name)}: it must be at least 1")
+        if not self.pace > 0:
+            raise InputError(f"dream.pace is {self.pace}: it must be positive")
         if not 0 <= self.blend <= 1:
             raise InputError(f"dream.blend is {self.blend}: it must be in [0, 1]")
 

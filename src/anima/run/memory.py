@@ -67,7 +67,7 @@ def learn_memory(
     **Arguments:** `learner`, with the learnt circuit; `images` with values in [0, 1].
     """
     first, second = jax.random.split(key)
-    how = dict(epochs=dream.epochs, rate=dream.rate)
+    how = dict(epochs=dream.passes, rate=dream.pace)
     if dream.read:
         reader = circuit_reader(learner, dream.read)
         codes = jax.lax.map(reader, images, batch_size=500)

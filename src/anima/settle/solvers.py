@@ -117,7 +117,7 @@ class Langevin(AbstractSolver):
 
     key: PRNGKeyArray
     dt: float | Scalar = 0.01
-    temperature: float = 1.0
+    temperature: float | Scalar = 1.0
 
     def __check_init__(self):
         check_positive("Langevin", dt=self.dt)
