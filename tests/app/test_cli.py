@@ -368,7 +368,7 @@ def test_images_of_any_shape_from_a_folder_that_moves(hidden, tmp_path, capsys, 
 @pytest.mark.parametrize(
     "arguments, wanted",
     [
-        ([], "name a command: learn, resume, evaluate, bench"),
+        ([], "name a command: learn, live, resume, evaluate, dream, bench"),
         (["lern"], "unknown command 'lern': did you mean 'learn'"),
         (["--quiet"], "name a command"),
         (["learn"], "arguments are required: DATA"),
@@ -590,7 +590,7 @@ def test_live_progress_shows_all_that_matters_and_the_time_left(monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.setenv("TERM", "xterm")
     text = shown(Terminal())
-    for word in ("epoch 2/2", "6/8", "cost 0.5000", "energy 3.00", "residual 1.0e-03", "7 steps/s"):
+    for word in ("epoch 2/2", "75%", "cost 0.5000", "energy 3.00", "residual 1.0e-03", "7 steps/s"):
         assert word in text
     assert re.search(r"\d\d:\d\d|--:--", text)
 

@@ -12,7 +12,7 @@ from anima.core.types import Result, worst
 
 def test_every_result_has_a_message_and_they_differ():
     messages = {result.message for result in Result}
-    assert len(messages) == len(Result) == 3
+    assert len(messages) == len(Result) == 4
     assert "dt" in Result.NONFINITE.message and "max_steps" in Result.MAX_STEPS.message
 
 

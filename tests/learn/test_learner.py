@@ -83,7 +83,7 @@ def test_the_summary_keeps_the_worst():
     keys = jax.random.split(KEY, 4)
     _, infos = eqx.filter_jit(learner.gradient)(learner.circuit, clamp, target, keys)
     assert int(summary(infos).result) == Result.NONFINITE
-    assert infos.result.tolist() == [1, 1, 1, 2]
+    assert infos.result.tolist() == [1, 1, 1, 3]
     good = jax.tree.map(lambda x: x[:3], infos)
     assert float(summary(good).residual) == max(good.residual.tolist())
     assert int(summary(good).result) == Result.MAX_STEPS

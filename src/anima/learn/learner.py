@@ -117,7 +117,9 @@ class Learner(eqx.Module):
             turn, (moving, state.optimiser, carry), length=turns, unroll=turns == 1
         )
         info = summary(jax.tree.map(lambda x: x[-1], infos))
-        info = eqx.tree_at(lambda i: i.steps, info, jnp.max(jnp.sum(infos.steps, 0)))
+        info = eqx.tree_at(
+            lambda i: i.steps, info, jnp.max(jnp.sum(infos.steps, 0, dtype=infos.steps.dtype))
+        )
         circuit = eqx.combine(moving, still)
         return LearnerState(circuit, memory, state.step, state.key, state.waiting), info
 

@@ -498,11 +498,12 @@ def check_value(path: str, hint: Any, value: Any) -> Any:
     elif hint is float and isinstance(value, int | float) and not isinstance(value, bool):
         if abs(value) <= _FLOAT32:
             return float(value)
-    elif isinstance(value, str | dict) and isinstance(value, typing.get_origin(hint) or hint):
-        return value
     elif _is_list(hint) and isinstance(value, list | tuple):
         (item, *_) = typing.get_args(hint)
         return [check_value(path, item, entry) for entry in value]
+    elif isinstance(value, str | dict) and not _is_list(hint):
+        if isinstance(value, typing.get_origin(hint) or hint):
+            return value
     raise InputError(f"{path} is {value!r}: it must be {_wanted(hint)}")
 
 

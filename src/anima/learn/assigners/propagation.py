@@ -133,7 +133,7 @@ def _holomorphic(rule: EquilibriumPropagation, key: PRNGKeyArray) -> Nudges:
     """Points on a circle. Real synapses answer conjugate nudges alike: half of it will do."""
     count = rule.points // 2 + 1
     turn = jnp.exp(2j * jnp.pi * jnp.arange(count) / rule.points)
-    twice = jnp.asarray([1 if 2 * k % rule.points == 0 else 2 for k in range(count)])
+    twice = jnp.asarray([1.0 if 2 * k % rule.points == 0 else 2.0 for k in range(count)])
     return rule.beta * turn, twice / (rule.points * rule.beta * turn)
 
 
