@@ -31,6 +31,8 @@ from anima.learn.assigners import (
 )
 from anima.settle.solvers import Euler
 
+pytestmark = pytest.mark.promotes  # complex activities meet real synapses
+
 ONCE = (1.0,)
 TWO = ("squared", "arbitrary")
 

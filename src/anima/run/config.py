@@ -501,9 +501,12 @@ def check_value(path: str, hint: Any, value: Any) -> Any:
     elif _is_list(hint) and isinstance(value, list | tuple):
         (item, *_) = typing.get_args(hint)
         return [check_value(path, item, entry) for entry in value]
-    elif isinstance(value, str | dict) and not _is_list(hint):
-        if isinstance(value, typing.get_origin(hint) or hint):
-            return value
+    elif (
+        isinstance(value, str | dict)
+        and not _is_list(hint)
+        and isinstance(value, typing.get_origin(hint) or hint)
+    ):
+        return value
     raise InputError(f"{path} is {value!r}: it must be {_wanted(hint)}")
 
 
