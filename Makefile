@@ -14,7 +14,7 @@ test: $(INSTALLED)
 	$(BIN)/ruff format --check src tests benchmarks examples
 	$(BIN)/ruff check src tests benchmarks examples
 	$(BIN)/pyright
-	$(BIN)/python -m pytest -q -n 2
+	$(BIN)/python -m pytest -q -n 2 --dist loadscope
 
 bench: $(INSTALLED)
 	$(BIN)/python benchmarks/speed/driver.py --out benchmarks/results/speed.json

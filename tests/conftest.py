@@ -8,9 +8,13 @@ tests (worlds, agents, training) run. Arrays must therefore be made inside a tes
 
 `@pytest.mark.float32` takes one test out; `@pytest.mark.promotes` allows promotion where another
 library (optax) needs it.
+
+Nearly all the time of these tests is XLA's, compiling thousands of tiny programs: half of it goes
+to emitters of fused loops that a tiny program has no use for, so they are off.
 """
 
 import contextlib
+import os
 from pathlib import Path
 
 import jax
@@ -21,6 +25,9 @@ from jax.experimental.compilation_cache import compilation_cache
 from anima.circuit.graph import Dense, Node, edge, edges
 from anima.circuit.predictive import Predictive
 from anima.core.functions import activation
+
+QUICK = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {QUICK}"  # before JAX's first array
 
 LAWS = ("core", "circuit", "settle", "learn", "act", "test_testing.py", "test_laws.py")
 HERE = Path(__file__).parent
