@@ -20,7 +20,7 @@ from anima.world.data import load_data
 from benchmarks.accuracy import as_twin
 
 PATH = Path(__file__).parent / "results" / "twin-rates.json"
-RATES = {"sgd": (0.1, 0.3, 1.0), "adam": (0.0003, 0.001, 0.003, 0.01)}
+RATES = {"sgd": (0.1, 0.3, 1.0, 3.0), "adam": (0.0003, 0.001, 0.003, 0.01)}
 HELD_OUT = {"digits": 250, "mnist": 10_000}
 SEED = 1000
 

@@ -6,9 +6,12 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
+from jaxtyping import Array, Float
 
 from anima.circuit.circuit import AbstractCircuit
 from anima.core.errors import InputError, check_positive, check_range, pick
+
+Rate = float | Float[Array, ""]
 
 
 def _cosine(steps: int, per_epoch: int) -> optax.Schedule:
@@ -46,7 +49,7 @@ def optimiser(
     circuit: AbstractCircuit,
     *,
     rule: str = "sgd",
-    rate: float | Sequence[float] = 0.1,
+    rate: Rate | Sequence[Rate] = 0.1,
     schedule: str = "constant",
     decay: float = 0.0,
     frobenius: bool = False,
@@ -59,7 +62,7 @@ def optimiser(
 
     - `rule`: `"sgd"` (the neuron-local one), `"momentum"` (0.9), `"adam"`, `"rmsprop"`.
     - `rate`: one learning rate, or one per node after the input, in order: a parameter belongs to
-      the node its synapse leads to.
+      the node its synapse leads to. A traced number will do: rates are swept by `jax.vmap`.
     - `schedule`: `"constant"`, `"cosine"` (to 0 over all steps), `"exponential"` (x 0.99 an epoch),
       `"linear"` (to 5%).
     - `decay`: weight decay, of synapses only, times the current rate.
@@ -69,7 +72,7 @@ def optimiser(
     **Raises:** `InputError` for unknown names, rates that are not positive or too few.
     """
     receiving = [node.name for node in circuit.nodes if node.parents]
-    rates = [float(rate)] * len(receiving) if isinstance(rate, int | float) else list(rate)
+    rates = list(rate) if isinstance(rate, Sequence) else [rate] * len(receiving)
     if len(rates) != len(receiving):
         raise InputError(
             f"optimiser: {len(rates)} rates for {len(receiving)} layers {receiving}: "

@@ -81,6 +81,8 @@ class Train:
     - `validation`: the last so many training examples are held out and judged every epoch in
       place of the test set, which is then read once, at the end.
     - `keep`: how many checkpoints to keep.
+    - `align`: whether the metrics tell the cosine between the circuit's credit and the true
+      gradient, at the price of a backward pass a step.
     """
 
     epochs: int = 10
@@ -88,6 +90,7 @@ class Train:
     shift: int = 0
     validation: int = 0
     keep: int = 2
+    align: bool = False
 
     def __post_init__(self):
         for name in ("epochs", "batch", "keep"):
@@ -315,6 +318,7 @@ def build_learner(config: Config, circuit: AbstractCircuit, per_epoch: int) -> L
         cost=cost,
         optimiser=optimiser(circuit, **config.optimiser, **schedule),
         noise=_noise(config, circuit),
+        align=config.train.align,
         gate=_gate(config),
         batch=config.train.batch,
     )
@@ -328,6 +332,7 @@ def build_twin(config: Config, circuit: AbstractCircuit, per_epoch: int) -> Lear
         assigner={"name": "backprop"},
         cost=cost,
         optimiser=config.optimiser | {"rate": config.twin.rate},
+        train=dataclasses.replace(config.train, align=False),
     )
     return build_learner(twin, circuit, per_epoch)
 

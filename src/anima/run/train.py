@@ -290,6 +290,7 @@ class Training:
                     "seconds": seconds,
                 }
                 | _gated(state)
+                | {name: seen[name] / seen["steps"] for name in ("alignment",) if name in seen}
             )
         return rows
 
@@ -344,14 +345,12 @@ def _chunk(steps: int) -> int:
 def _accumulate(sums: dict[str, Any], infos: dict[str, Info]) -> None:
     """Adds a chunk to the running sums of the epoch, as plain numbers that JSON keeps exactly."""
     for who, info in infos.items():
-        zero = dict(cost=0.0, accuracy=0.0, energy=0.0, residual=0.0, settling_steps=0, steps=0)
-        seen = sums.setdefault(who, zero)
+        seen = sums.setdefault(who, dict(residual=0.0, settling_steps=0, steps=0))
         seen["steps"] += int(info.cost.shape[0])
-        for name, values in (
-            ("cost", info.cost),
-            ("accuracy", info.output),
-            ("energy", info.energy),
-        ):
-            seen[name] += float(np.sum(np.asarray(values, np.float64)))
+        means = {"cost": info.cost, "accuracy": info.output, "energy": info.energy}
+        if info.alignment is not None:
+            means["alignment"] = info.alignment
+        for name, values in means.items():
+            seen[name] = seen.get(name, 0.0) + float(np.sum(np.asarray(values, np.float64)))
         seen["residual"] = max(seen["residual"], float(jnp.max(info.residual)))
         seen["settling_steps"] = max(seen["settling_steps"], int(jnp.max(info.steps)))
