@@ -29,7 +29,7 @@ def one_run(preset: str, who: str, seed: int, data_dir: str | None) -> dict:
     """Trains one seed of a preset, or of its twin in its place, and returns the last epoch."""
     config = configs.resolve(configs.read_preset(preset))
     if who == "twin":
-        config = as_twin(config)
+        config = configs.as_twin(config)
     config = dataclasses.replace(config, twin=dataclasses.replace(config.twin, enabled=False))
     data = load_data(preset.partition("-")[0], data_dir)
     begun = time.time()
@@ -46,17 +46,6 @@ def one_run(preset: str, who: str, seed: int, data_dir: str | None) -> dict:
         "epochs": last["epoch"],
         "seconds": time.time() - begun,
     }
-
-
-def as_twin(config: configs.Config) -> configs.Config:
-    """The configuration with backpropagation, the twin's rate and its cost temperature."""
-    kappa = {"kappa": config.twin.kappa} if "kappa" in config.cost else {}
-    return dataclasses.replace(
-        config,
-        assigner={"name": "backprop"},
-        cost=config.cost | kappa,
-        optimiser=config.optimiser | {"rate": config.twin.rate},
-    )
 
 
 def summarise(errors: list[float]) -> dict:

@@ -127,6 +127,31 @@ def _speed_row(label: str, row: dict) -> str:
     )
 
 
+def cost_table() -> list[str]:
+    """What credit costs, beside backprop's."""
+    found = read(RESULTS / "credit-cost.json")
+    if found is None:
+        return []
+    rows, sizes = found["rows"], "-".join(map(str, found["sizes"]))
+    reference = rows["Backprop"]
+    lines = [
+        f"`{found['command']}`: {sizes}, batch {found['batch']}, {found['steps']} settling steps. "
+        "Operations are those of the matrix products that a step's program really does.",
+        "",
+        "| assigner | circuit | samples/s | time / backprop's | MFLOP a sample | / backprop's |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, row in rows.items():
+        rate, count = row["samples_per_second"], row["operations_per_sample"]
+        slower = reference["samples_per_second"] / rate
+        more = count / reference["operations_per_sample"]
+        lines.append(
+            f"| {name} | {row['circuit']} | {rate:,.0f} | {slower:.1f} | {count / 1e6:.2f} | "
+            f"{more:.1f} |"
+        )
+    return lines
+
+
 def dream_table() -> list[str]:
     """What judges make of the dreams."""
     found = read(RESULTS / "dreams.json")
@@ -271,6 +296,10 @@ def results_page() -> str:
             "The twins' rates (`python -m benchmarks.twin_rates`):",
             "",
             *sweep_table(),
+            "",
+            "## What credit costs",
+            "",
+            *cost_table(),
             "",
             "## Dreams",
             "",

@@ -17,7 +17,6 @@ from anima.run import checkpoint
 from anima.run import config as configs
 from anima.run.train import Training
 from anima.world.data import load_data
-from benchmarks.accuracy import as_twin
 
 PATH = Path(__file__).parent / "results" / "twin-rates.json"
 RATES = {"sgd": (0.1, 0.3, 1.0, 3.0), "adam": (0.0003, 0.001, 0.003, 0.01)}
@@ -28,7 +27,9 @@ SEED = 1000
 def validation_error(preset: str, rate: float, epochs: int | None, data_dir: str | None) -> float:
     """The twin's error on held-out training data after its last epoch; 1 if it diverges."""
     base = configs.resolve(configs.read_preset(preset))
-    twin = as_twin(dataclasses.replace(base, twin=dataclasses.replace(base.twin, rate=rate)))
+    twin = configs.as_twin(
+        dataclasses.replace(base, twin=dataclasses.replace(base.twin, rate=rate))
+    )
     name = preset.partition("-")[0]
     train = dataclasses.replace(
         base.train, validation=HELD_OUT[name], epochs=epochs or base.train.epochs

@@ -233,6 +233,29 @@ def test_a_sweep_is_its_steps():
     assert not all(np.allclose(a, b) for a, b in zip(moved, leaves(swept.circuit), strict=True))
 
 
+def test_an_ensemble_is_its_members():
+    """Seeds, rates and nudges as leaves: `vmap` over whole lives changes nothing in any of them."""
+    clamp, targets = batch(6)
+
+    def life(seed, rate, beta):
+        circuit = Hopfield.mlp(SIZES, key=jax.random.key(seed))
+        rule = EquilibriumPropagation(beta, free_steps=5, nudged_steps=3)
+        made = Learner(circuit, rule, SquaredError(), optimiser(circuit, rate=rate))
+        rows = jnp.arange(6).reshape(3, 2)
+        state, info = made.sweep(made.init(KEY), clamp["input"], targets, rows)
+        return state.circuit.parameters()[0], info.cost
+
+    settings = jnp.arange(3), jnp.asarray([0.1, 0.2, 0.1]), jnp.asarray([0.1, 0.2, 0.4])
+    together = jax.jit(jax.vmap(life))(*settings)
+    alone = jax.jit(life)
+    for i in range(3):
+        one = alone(*(column[i] for column in settings))
+        for a, b in zip(leaves(together), leaves(one), strict=True):
+            np.testing.assert_allclose(a[i], b, rtol=1e-11, atol=1e-14)
+    weights = leaves(together)[0]
+    assert not np.allclose(weights[0], weights[1])
+
+
 def test_one_trace_for_a_life():
     learner, traces = Learner(hopfield(), EQPROP, SquaredError(), optax.sgd(0.1)), []
 

@@ -32,7 +32,8 @@ def built(config, shape=(5, 7), classes=3):
 
     def build(key):
         circuit = configs.build_circuit(config, shape, classes, key)
-        return configs.build_learner(config, circuit, 5), configs.build_twin(config, circuit, 5)
+        each = config, configs.as_twin(config)
+        return tuple(configs.build_learner(one, circuit, 5) for one in each)
 
     return eqx.filter_eval_shape(build, jax.random.key(0))
 

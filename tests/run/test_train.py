@@ -69,6 +69,8 @@ def test_a_run_leaves_its_metrics_checkpoints_and_weights(whole):
     ]
     keys = {"cost", "train_accuracy", "validation_accuracy", "energy", "residual", "settling_steps"}
     assert all(keys <= set(row) for row in got) and "test_accuracy" not in got[0]
+    assert all(-1 <= row["alignment"] <= 1 for row in got if row["who"] == "circuit")
+    assert not any("alignment" in row for row in got if row["who"] == "twin")
     assert {path.name for path in (whole / "checkpoints").iterdir()} == {
         "6",
         "6.json",

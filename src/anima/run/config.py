@@ -324,17 +324,16 @@ def build_learner(config: Config, circuit: AbstractCircuit, per_epoch: int) -> L
     )
 
 
-def build_twin(config: Config, circuit: AbstractCircuit, per_epoch: int) -> Learner:
-    """The same circuit learnt by backpropagation, at the twin's own learning rate."""
-    cost = config.cost | ({"kappa": config.twin.kappa} if "kappa" in config.cost else {})
-    twin = dataclasses.replace(
+def as_twin(config: Config) -> Config:
+    """The configuration learnt by backpropagation, at the twin's own rate and temperature."""
+    kappa = {"kappa": config.twin.kappa} if "kappa" in config.cost else {}
+    return dataclasses.replace(
         config,
         assigner={"name": "backprop"},
-        cost=cost,
+        cost=config.cost | kappa,
         optimiser=config.optimiser | {"rate": config.twin.rate},
         train=dataclasses.replace(config.train, align=False),
     )
-    return build_learner(twin, circuit, per_epoch)
 
 
 _BUILDER_SKIP = ("sizes", "shape", "layers", "key")

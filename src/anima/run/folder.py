@@ -115,7 +115,7 @@ def load(run: str | Path) -> Trained:
     learner, twin = configs.build_learner(config, load_weights(path, blank), 1), None
     path = folder / "twin.safetensors"
     if config.twin.enabled and path.exists():
-        twin = configs.build_twin(config, load_weights(path, blank), 1)
+        twin = configs.build_learner(configs.as_twin(config), load_weights(path, blank), 1)
     path, memory = folder / "memory.safetensors", None
     if config.dream.enabled and path.exists():
         memory = load_memory(path, config.dream, learner, math.prod(header.shape))

@@ -107,8 +107,9 @@ class Training:
         self.labels = data.train_labels
         self.judged, self.judged_labels, self.judge = self._judged(data, count)
         self.learner = configs.build_learner(config, circuit, self.per_epoch)
+        twin = configs.as_twin(config)
         self.twin = (
-            configs.build_twin(config, circuit, self.per_epoch) if config.twin.enabled else None
+            configs.build_learner(twin, circuit, self.per_epoch) if config.twin.enabled else None
         )
         check_dream(config.dream, circuit, self.inputs, self.targets)
         self.augment = shifted(data.shape, train.shift) if train.shift else None
