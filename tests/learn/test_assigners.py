@@ -70,18 +70,20 @@ def test_bad_numbers_are_refused(build, message):
         build()
 
 
+given = eqx.filter_jit(lambda rule, circuit, cost: rule.gradient(circuit, X, cost, key=KEY))
+
+
 def test_eqprop_reports_the_free_phase_and_counts_all_steps():
     circuit = Hopfield.mlp([3, 5, 4, 2], key=KEY)
-    give = eqx.filter_jit(lambda rule: rule.gradient(circuit, X, COST, key=KEY))
     rule = EquilibriumPropagation(free_steps=3, nudged_steps=2)
-    _, info = give(rule)
+    _, info = given(rule, circuit, COST)
     free = rule.predict(circuit, X)
     np.testing.assert_allclose(info.residual, free.residual, rtol=1e-12)
     np.testing.assert_allclose(info.energy, free.energy, rtol=1e-12)
     assert int(info.steps) == 3 + 2 + 2
     assert int(info.result) == Result.MAX_STEPS
     settled = EquilibriumPropagation(free_steps=500, nudged_steps=500, tol=1e-6)
-    _, info = give(settled)
+    _, info = given(settled, circuit, COST)
     assert int(info.result) == Result.CONVERGED and float(info.residual) <= 1e-6
 
 
@@ -91,7 +93,7 @@ def test_a_phase_that_diverges_is_reported_though_the_free_one_settled():
     away = lambda output: -50 * jnp.sum((output - 1) ** 2)
     rule = EquilibriumPropagation(beta=0.5, nudged_steps=2000, tol=1e-4)
     assert int(rule.predict(circuit, X).result) == Result.CONVERGED
-    assert int(rule.gradient(circuit, X, away, key=KEY)[1].result) == Result.NONFINITE
+    assert int(given(rule, circuit, away)[1].result) == Result.NONFINITE
 
 
 @pytest.mark.parametrize(
@@ -99,14 +101,14 @@ def test_a_phase_that_diverges_is_reported_though_the_free_one_settled():
 )
 def test_clamped_rules_report_the_clamped_phase(rule, family):
     circuit = FAMILIES[family].mlp(SIZES, key=KEY)
-    _, cut = rule(max_steps=1).gradient(circuit, X, COST, key=KEY)
+    _, cut = given(rule(max_steps=1), circuit, COST)
     assert int(cut.result) == Result.MAX_STEPS and int(cut.steps) == 1
     solver = dict(solver=EvenOdd(0.5), tol=1e-6, max_steps=3000)
-    _, done = rule(**solver).gradient(circuit, X, COST, key=KEY)
+    _, done = given(rule(**solver), circuit, COST)
     assert int(done.result) == Result.CONVERGED
     assert float(done.residual) <= 1e-6 < float(cut.residual)
     nowhere = lambda output: jnp.nan * jnp.sum(output)
-    assert int(rule().gradient(circuit, X, nowhere, key=KEY)[1].result) == Result.NONFINITE
+    assert int(given(rule(), circuit, nowhere)[1].result) == Result.NONFINITE
 
 
 def test_the_residual_of_a_sweep_is_the_projected_force():
@@ -155,6 +157,6 @@ def test_squared_error():
 
 def test_backprop_serves_every_family():
     for family in FAMILIES.values():
-        credit, info = Backprop().gradient(family.mlp(SIZES, key=KEY), X, COST, key=KEY)
+        credit, info = given(Backprop(), family.mlp(SIZES, key=KEY), COST)
         assert any(np.any(leaf) for leaf in jax.tree.leaves(credit.synapses))
         assert int(info.steps) == 0

@@ -93,9 +93,13 @@ def ascribed(circuit, x=X):
     return total
 
 
+given = eqx.filter_jit(lambda rule, c, cost: rule.gradient(c, {"input": X}, cost, key=KEY))
+plastic = eqx.filter_jit(lambda circuit, state: circuit.plasticity(state))
+
+
 def test_squared_error_with_step_one_clamps_the_target():
     circuit = predictive()
-    _, info = PredictiveCoding().gradient(circuit, {"input": X}, COSTS["squared"], key=KEY)
+    _, info = given(PredictiveCoding(), circuit, COSTS["squared"])
     clamp = {"input": X, "output": TARGET}
     begin = circuit.start({"input": X})
     found = settle(circuit, clamp, solver=Euler(0.1), tol=0, max_steps=20, start=begin)
@@ -175,10 +179,9 @@ def test_ngc_is_predictive_coding_when_tied_gated_and_without_leak():
     """E = W^T, phi' on, 2 beta_e = 1, leak 0, error on z: step for step, settled or not."""
     pc = predictive()
     ngc = NGC(pc.nodes, pc.synapses, {}, pc.biases, leak=0.0, rate_error=False, gate=True)
-    give = eqx.filter_jit(lambda rule, c, cost: rule.gradient(c, {"input": X}, cost, key=KEY))
     for cost in COSTS.values():
-        want, same = give(PredictiveCoding(step=0.7), pc, cost)
-        got, info = give(NGCRule(step=0.7), ngc, cost)
+        want, same = given(PredictiveCoding(step=0.7), pc, cost)
+        got, info = given(NGCRule(step=0.7), ngc, cost)
         for field in ("synapses", "biases"):
             close = partial(np.testing.assert_allclose, rtol=1e-10, atol=1e-13)
             jax.tree.map(close, getattr(got, field), getattr(want, field))
@@ -264,12 +267,12 @@ def test_clamped_rules_read_plasticity_where_they_settled_and_nothing_else():
     pc = predictive()
     ngc = NGC.mlp(SIZES, sigma=None, modulate=True, key=KEY)
     for rule, circuit in ((PredictiveCoding(0.5), pc), (NGCRule(0.5), ngc)):
-        begin = circuit.start({"input": X})
+        begin = eqx.filter_jit(type(circuit).start)(circuit, {"input": X})
         target = begin["output"] - 0.5 * jax.grad(COSTS["arbitrary"])(begin["output"])
         clamp = {"input": X, "output": target}
         found = settle(circuit, clamp, solver=Euler(0.1), tol=0, max_steps=20, start=begin)
-        want = circuit.plasticity(found.state)
-        got, _ = rule.gradient(circuit, {"input": X}, COSTS["arbitrary"], key=KEY)
+        want = plastic(circuit, found.state)
+        got, _ = given(rule, circuit, COSTS["arbitrary"])
         np.testing.assert_allclose(flat(got), flat(want) / 0.5, rtol=1e-10, atol=1e-14)
 
 
@@ -280,15 +283,15 @@ def test_eqprop_contrasts_plasticity_between_phases_and_nothing_else(scheme):
     phase = partial(run, circuit, {"input": X})
     free = phase(nudge=0.0, max_steps=9).state
     nudged = lambda nudge: phase(nudge=jnp.asarray(nudge), max_steps=4, start=free).state
-    change = lambda nudge: flat(circuit.plasticity(nudged(nudge)))
-    other = flat(circuit.plasticity(free)) if scheme == "one_sided" else change(-0.3)
+    change = lambda nudge: flat(plastic(circuit, nudged(nudge)))
+    other = flat(plastic(circuit, free)) if scheme == "one_sided" else change(-0.3)
     want = (change(0.3) - other) / (0.3 if scheme == "one_sided" else 0.6)
-    got, _ = rule.gradient(circuit, {"input": X}, COSTS["arbitrary"], key=KEY)
+    got, _ = given(rule, circuit, COSTS["arbitrary"])
     np.testing.assert_allclose(flat(got), want, rtol=1e-9, atol=1e-13)
 
 
 def test_cosine_sees_a_turned_gradient():
     circuit = predictive()
-    credit, _ = Backprop().gradient(circuit, {"input": X}, COSTS["squared"], key=KEY)
+    credit, _ = given(Backprop(), circuit, COSTS["squared"])
     assert abs(cosine(credit, credit) - 1) < 1e-12
     assert abs(cosine(jax.tree.map(jnp.negative, credit), credit) + 1) < 1e-12

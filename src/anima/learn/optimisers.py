@@ -118,7 +118,7 @@ def layer(path: tuple) -> str:
     return names[0].split("->")[-1] if names else ""
 
 
-def scale_by_layer(rates: Mapping[str, float]) -> optax.GradientTransformation:
+def scale_by_layer(rates: Mapping[str, Rate]) -> optax.GradientTransformation:
     """Multiplies each update by the rate of the node it belongs to (1 where none is given)."""
 
     def update(updates, state, params=None):
