@@ -300,8 +300,8 @@ class Learner(eqx.Module):
         **Returns:** the new state, and an `Info` of one entry per step, whose `output` is instead
         the accuracy: the share of examples whose largest output is where their target's is.
         """
-
         moving, still = eqx.partition(state, eqx.is_array)
+        inputs, targets = jnp.asarray(inputs), jnp.asarray(targets)
 
         def advance(moving, rows):
             state = eqx.combine(moving, still)
