@@ -21,6 +21,12 @@ LEARN = [
 ]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def quick(quick_programs, tmp_path_factory):
+    with quick_programs(tmp_path_factory.mktemp("compiled")):
+        yield
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "run"

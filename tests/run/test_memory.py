@@ -14,6 +14,12 @@ from anima.run.memory import check_dream, load_memory
 from anima.run.train import Training
 
 
+@pytest.fixture(scope="module", autouse=True)
+def quick(quick_programs, tmp_path_factory):
+    with quick_programs(tmp_path_factory.mktemp("compiled")):
+        yield
+
+
 @pytest.fixture(scope="module")
 def trained(data, tmp_path_factory):
     table = {
