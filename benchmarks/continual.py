@@ -247,6 +247,18 @@ def held_out(data: Data, count: int) -> Data:
     )
 
 
+def command(name: str) -> str:
+    """The command that is running, but for where its data and its result lie."""
+    told = iter(sys.argv[1:])
+    said = [f"python -m benchmarks.{name}"]
+    for word in told:
+        if word in ("--data-dir", "--out"):
+            next(told)
+        else:
+            said.append(word)
+    return " ".join(said)
+
+
 METHODS = ("dreams", "naive", "buffer", "twin", "joint", "surprise", "random")
 
 
@@ -268,7 +280,7 @@ def main() -> None:
     name = f"continual-{options.data}{'-curve' if options.curve else ''}.json"
     out = options.out or RESULTS / name
     result = {
-        "command": "python -m benchmarks.continual " + " ".join(sys.argv[1:]),
+        "command": command("continual"),
         "tasks": [list(map(int, group)) for group in groups],
         "hidden": HIDDEN,
         "rates": rates,

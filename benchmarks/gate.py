@@ -1,11 +1,12 @@
 """The surprise gate on MNIST: updates skipped against accuracy lost, beside random skipping.
 
     python -m benchmarks.gate --seeds 10 --data-dir DIR
+    python -m benchmarks.gate --set "circuit.hidden=[256]" --set train.epochs=10 --data-dir DIR
 
-The preset `mnist-eqprop`, whole, once without a gate, once with a gate that lets the most
-surprising fifth through, once with one that lets a fifth through at random. Batches, epochs and
-schedule are the same; only how many updates are made, and on what, differs. `--validation N`
-judges on held-out training images instead (for choosing settings).
+A preset (`mnist-eqprop`), once without a gate, once with a gate that lets the most surprising share
+through, once with one that lets as many through at random. Batches, epochs and schedule are the
+same; only how many updates are made, and on what, differs. `--set train.validation=5000` judges on
+held-out training images instead (for choosing settings).
 """
 
 import argparse
@@ -20,6 +21,7 @@ from anima.run import config as configs
 from anima.run.train import Training
 from anima.world.data import load_data
 from benchmarks.accuracy import summarise
+from benchmarks.continual import command
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -73,8 +75,7 @@ def main() -> None:
             runs.setdefault(name, []).append(one_run(gated, data, seed))
             print(name, json.dumps(runs[name][-1]), flush=True)
         result = {
-            "command": f"python -m benchmarks.gate --preset {options.preset} "
-            f"--seeds {options.seeds} --share {options.share:g} --gain {options.gain:g}",
+            "command": command("gate"),
             "error_percent": {n: summarise([r["error"] for r in rows]) for n, rows in runs.items()},
             "skipped_percent": {
                 n: summarise([r["skipped"] for r in rows]) for n, rows in runs.items()
