@@ -10,7 +10,7 @@ import pytest
 import anima.run.config as configs
 from anima.core.errors import InputError
 from anima.run import folder
-from anima.run.memory import check_dream, load_memory
+from anima.run.memory import check_dream, learn_memory, load_memory
 from anima.run.train import Training
 
 
@@ -55,6 +55,23 @@ def test_a_memory_of_another_run_is_refused(trained):
     path = training.folder / "memory.safetensors"
     with pytest.raises(InputError, match=r"is of another run"):
         load_memory(path, training.config.dream, training.learner, 99)
+
+
+def test_a_circuit_of_images_is_read_like_any_other(data):
+    """Its nodes have the shapes of images and maps; images and codes of a memory are flat."""
+    table = {
+        "circuit": {"hidden": [{"channels": 2, "kernel": 3}]},
+        "dream": {"concepts": 2, "rank": 2, "read": "h1"},
+    }
+    config = configs.resolve(table)
+    circuit = configs.build_circuit(config, data.shape, 3, jax.random.key(0))
+    learner = configs.build_learner(config, circuit, 1)
+    images = jnp.asarray(data.train_images)[..., None]
+    check_dream(config.dream, circuit, images, jax.nn.one_hot(data.train_labels, 3))
+    memory = learn_memory(config.dream, learner, images, data.train_labels, key=jax.random.key(1))
+    assert memory.writer.node("output").shape == (35,)
+    found = np.asarray(memory.density(images.reshape(-1, 35), 3)).argmax(-1)
+    assert np.mean(found == data.train_labels) > 0.9
 
 
 def test_a_dream_of_no_hidden_node_is_refused(trained):
