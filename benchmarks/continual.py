@@ -57,7 +57,7 @@ LOCAL = {
     "cross-entropy's softmax": "not local: it sums over the outputs",
     "which concept is dreamt": "not local: a draw in proportion to counts",
 }
-RHYTHM = Rhythm(wake=2, asleep=128)
+RHYTHM = Rhythm(asleep=128)
 HIDDEN = 256
 GATES = {"surprise": Quantile(share=0.2), "random": Random(share=0.2)}
 
@@ -189,7 +189,7 @@ def one_life(
     _, kept = live(
         circuit, make, tasks, replay, rhythm, classes=data.classes, key=life, after=after
     )
-    result = {"seed": seed, "class": path[-1]["class"], "task": path[-1]["task"]}
+    result = {"seed": seed, "rate": rate, "class": path[-1]["class"], "task": path[-1]["task"]}
     result |= {"forgotten": forgotten(path, len(tasks)), "seconds": time.time() - begun}
     if made[0][1] is not None:
         result["skipped"] = 1 - sum(done for _, done in made) / sum(shown for shown, _ in made)
@@ -279,32 +279,47 @@ def main() -> None:
     methods = options.only or (("dreams", "buffer") if options.curve else METHODS)
     name = f"continual-{options.data}{'-curve' if options.curve else ''}.json"
     out = options.out or RESULTS / name
-    result = {
-        "command": command("continual"),
+    settings = {
         "tasks": [list(map(int, group)) for group in groups],
         "hidden": HIDDEN,
-        "rates": rates,
         "rhythm": dataclasses.asdict(RHYTHM),
         "local": LOCAL,
-        "rows": {},
     }
+    rows = earlier(out, settings).get("rows", {})
     for seed in range(options.seeds):
         for size in CURVE if options.curve else CURVE[:1]:
-            seen = look(data, groups, size.code, seed)
-            for method in methods:
+            missing = [m for m in methods if not known(rows.get(label(m, size)), seed)]
+            seen = look(data, groups, size.code, seed) if missing else None
+            for method in missing:
                 found = one_life(method, data, seen, groups, size, rates[method], seed)
-                add(result["rows"], method, found, size, data)
-                out.parent.mkdir(parents=True, exist_ok=True)
-                checkpoint.write_atomically(out, json.dumps(result, indent=1) + "\n")
+                print(method, json.dumps(found | {"path": None}), flush=True)
+                row = rows.setdefault(label(method, size), {"method": method, "runs": []})
+                row["runs"].append(found)
+                row |= summary(row["runs"], size, data)
+                save(out, {"command": command("continual"), **settings, "rows": rows})
 
 
-def add(rows: dict[str, Any], method: str, found: dict[str, Any], size: Size, data: Data) -> None:
-    """Enters one life in its row."""
-    label = f"{method} {size.code}x{size.concepts}x{size.rank}"
-    row = rows.setdefault(label, {"method": method, "runs": []})
-    row["runs"].append(found)
-    row |= summary(row["runs"], size, data)
-    print(label, json.dumps({k: v for k, v in found.items() if k != "path"}), flush=True)
+def label(method: str, size: Size) -> str:
+    """The name of a row."""
+    return f"{method} {size.code}x{size.concepts}x{size.rank}"
+
+
+def known(row: dict[str, Any] | None, seed: int) -> bool:
+    """Whether a row has a seed already."""
+    return row is not None and any(run["seed"] == seed for run in row["runs"])
+
+
+def earlier(out: Path, settings: dict[str, Any]) -> dict[str, Any]:
+    """What an interrupted run of the same settings left: seeds that it has are not run again."""
+    found = json.loads(out.read_text()) if out.exists() else {}
+    same = json.loads(json.dumps(settings))
+    return found if all(found.get(name) == value for name, value in same.items()) else {}
+
+
+def save(out: Path, result: dict[str, Any]) -> None:
+    """Writes a result, whole or not at all."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    checkpoint.write_atomically(out, json.dumps(result, indent=1) + "\n")
 
 
 def summary(runs: list[dict], size: Size, data: Data) -> dict[str, Any]:

@@ -29,13 +29,12 @@ import numpy as np
 from sklearn.neural_network import MLPClassifier
 
 from anima.app.dreams import Dreaming, dreams
-from anima.run import checkpoint
 from anima.run import config as configs
 from anima.run.memory import learn_memory, load_memory
 from anima.run.train import Training
 from anima.world.data import load_data
 from benchmarks.accuracy import summarise
-from benchmarks.continual import command, held_out
+from benchmarks.continual import command, earlier, held_out, known, save
 
 RESULTS = Path(__file__).parent / "results"
 DREAMS = 5000
@@ -121,8 +120,11 @@ def main() -> None:
     real = data.train_images.reshape(len(data.train_images), -1)
     test = data.test_images.reshape(len(data.test_images), -1)
     judge = taught(real, data.train_labels, 0, 12)
-    runs: list[dict] = []
+    settings = {"config": configs.as_table(config), "judged": len(test)}
+    runs: list[dict] = earlier(options.out, settings).get("runs", [])
     for seed in range(options.seeds):
+        if known({"runs": runs}, seed):
+            continue
         runs.append(one_run(config, data, judge, seed))
         print(json.dumps(runs[-1]), flush=True)
         result = {
@@ -136,10 +138,8 @@ def main() -> None:
                 for name in runs[0]["teaching"]
             },
             "runs": runs,
-            "config": configs.as_table(config),
         }
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        checkpoint.write_atomically(options.out, json.dumps(result, indent=1) + "\n")
+        save(options.out, result | settings)
 
 
 if __name__ == "__main__":
