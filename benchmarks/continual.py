@@ -57,8 +57,9 @@ LOCAL = {
     "cross-entropy's softmax": "not local: it sums over the outputs",
     "which concept is dreamt": "not local: a draw in proportion to counts",
 }
-RHYTHM = Rhythm(asleep=128)
+RHYTHM = Rhythm(wake=3, asleep=32)
 HIDDEN = 256
+NOISE = (("h1", 0.1),)
 GATES = {"surprise": Quantile(share=0.2), "random": Random(share=0.2)}
 
 
@@ -131,9 +132,8 @@ def maker(method: str, rate: float):
         assigner, cost = Backprop(), CrossEntropy(1.0)
 
     def make(circuit: AbstractCircuit, steps: int, batch: int) -> Learner:
-        return Learner(
-            circuit, assigner, cost, schedule(circuit, rate, steps), gate=gate, batch=batch
-        )
+        optimiser = schedule(circuit, rate, steps)
+        return Learner(circuit, assigner, cost, optimiser, NOISE, gate=gate, batch=batch)
 
     return make
 
@@ -268,7 +268,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--only", choices=METHODS, action="append")
     parser.add_argument("--curve", action="store_true", help="several sizes of memory")
-    parser.add_argument("--rate", type=float, default=0.3)
+    parser.add_argument("--rate", type=float, default=0.2)
     parser.add_argument("--twin-rate", type=float, default=0.3)
     parser.add_argument("--validation", type=int, default=0)
     parser.add_argument("--data-dir")
@@ -282,6 +282,7 @@ def main() -> None:
     settings = {
         "tasks": [list(map(int, group)) for group in groups],
         "hidden": HIDDEN,
+        "noise": NOISE,
         "rhythm": dataclasses.asdict(RHYTHM),
         "local": LOCAL,
     }
