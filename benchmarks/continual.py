@@ -11,7 +11,9 @@ Rows, for the same network, images seen through the same code, and the same numb
 - `twin`: the same dreams and network, learnt by backpropagation at its own rate;
 - `buffer`: replay of as many raw images as the memory's numbers would hold (784 numbers each);
 - `naive`: no replay. `joint`: all data at once, asleep on real images;
-- `statistics`: what the stored concepts alone make of the test images, as a density.
+- `surprise`, `random`: as `dreams`, but a gate lets only the most surprising fifth of what is
+  seen and dreamt through to learning, or a fifth at random;
+- statistics: what the stored concepts alone make of the test images, as a density.
 
 Both scenarios are read from one life: class-incremental (which of all classes) and
 task-incremental (which of the task's own). Every phase is local but for what `LOCAL` says.
@@ -21,11 +23,11 @@ import argparse
 import dataclasses
 import itertools
 import json
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -34,7 +36,8 @@ from anima.circuit.circuit import AbstractCircuit
 from anima.circuit.hopfield import Hopfield
 from anima.learn.assigners import Backprop, EquilibriumPropagation
 from anima.learn.costs import CrossEntropy
-from anima.learn.learner import Learner
+from anima.learn.gate import Quantile, Random
+from anima.learn.learner import Learner, LearnerState
 from anima.learn.memory import Concepts, Memory, Reader, learn_code
 from anima.learn.optimisers import optimiser
 from anima.run import checkpoint
@@ -54,8 +57,10 @@ LOCAL = {
     "cross-entropy's softmax": "not local: it sums over the outputs",
     "which concept is dreamt": "not local: a draw in proportion to counts",
 }
-RHYTHM = Rhythm()
-HIDDEN = 512
+RHYTHM = Rhythm(wake=3, asleep=32)
+HIDDEN = 256
+NOISE = (("h1", 0.1),)
+GATES = {"surprise": Quantile(share=0.2), "random": Random(share=0.2)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,39 +87,53 @@ CURVE = (
 )
 
 
-def tasks_of(data: Data, groups: list[tuple[int, ...]]):
-    """The training images and labels of each group of classes."""
+@dataclasses.dataclass(frozen=True)
+class Seen:
+    """A data set as one seed sees it: through a code that was learnt on the first task alone.
+
+    - `memory`, without a concept; `tasks`, images and labels of each; `test`, images.
+    """
+
+    memory: Memory
+    tasks: list[tuple[jax.Array, np.ndarray]]
+    test: jax.Array
+
+
+def look(data: Data, groups: list[tuple[int, ...]], code: int, seed: int) -> Seen:
+    """Learns a code of `code` units on the first task, and sees everything through it."""
     flat = data.train_images.reshape(len(data.train_images), -1)
     rows = [np.flatnonzero(np.isin(data.train_labels, group)) for group in groups]
-    return [(flat[row], data.train_labels[row]) for row in rows]
+    memory = begin(flat[rows[0]], code, seed)
+    tasks = [(memory.see(jnp.asarray(flat[row])), data.train_labels[row]) for row in rows]
+    test = memory.see(jnp.asarray(data.test_images.reshape(len(data.test_images), -1)))
+    return Seen(memory, tasks, test)
 
 
-def begin(images: np.ndarray, size: Size, seed: int) -> Memory:
-    """A memory that knows how to read and write, learnt on the first task, and nothing else."""
-    key = jax.random.key(seed)
+def begin(images: np.ndarray, code: int, seed: int) -> Memory:
+    """A memory that knows how to read and write, and nothing else."""
     visits = 20 * 12_000  # however small the first task is
     epochs = max(1, round(visits / len(images)))
-    code = learn_code(jnp.asarray(images), size.code, epochs=epochs, key=key)
+    writer = learn_code(jnp.asarray(images), code, epochs=epochs, key=jax.random.key(seed))
     blank = Concepts(
         jnp.zeros(0, jnp.int32),
         jnp.zeros(0),
-        jnp.zeros((0, size.code)),
-        jnp.zeros((0, size.rank, size.code)),
+        jnp.zeros((0, code)),
+        jnp.zeros((0, 1, code)),
         jnp.zeros(0),
     )
-    return Memory(Reader(code, "output", "input"), code, blank, jnp.asarray(0.01))
+    return Memory(Reader(writer, "output", "input"), writer, blank, jnp.asarray(0.01))
 
 
-def maker(rule: str, rate: float):
-    """How each phase learns: equilibrium propagation or, for the twin, backpropagation."""
-    if rule == "eqprop":
-        assigner = EquilibriumPropagation(0.2, "centred", free_steps=15, nudged_steps=6)
-        cost = CrossEntropy(10.0)
-    else:
+def maker(method: str, rate: float):
+    """How each phase of a method learns."""
+    assigner: Any = EquilibriumPropagation(0.2, "centred", free_steps=15, nudged_steps=6)
+    cost, gate = CrossEntropy(10.0), GATES.get(method)
+    if method == "twin":
         assigner, cost = Backprop(), CrossEntropy(1.0)
 
-    def make(circuit: AbstractCircuit, steps: int) -> Learner:
-        return Learner(circuit, assigner, cost, schedule(circuit, rate, steps))
+    def make(circuit: AbstractCircuit, steps: int, batch: int) -> Learner:
+        optimiser = schedule(circuit, rate, steps)
+        return Learner(circuit, assigner, cost, optimiser, NOISE, gate=gate, batch=batch)
 
     return make
 
@@ -126,55 +145,70 @@ def schedule(circuit, rate, steps, made={}):  # noqa: B006
     )
 
 
-def scores(learner: Learner, circuit, test, labels, groups) -> dict[str, float]:
-    """Accuracy among all classes, and among those of each image's own task."""
+def scores(learner: Learner, circuit, test, labels, groups) -> dict[str, Any]:
+    """Accuracy among all classes, for each task's images too, and among those of its own task."""
     answers = np.asarray(outputs(learner, circuit, test))
     own = np.stack([np.isin(np.arange(answers.shape[1]), group) for group in groups])
     task = np.asarray([next(t for t, g in enumerate(groups) if k in g) for k in labels])
-    masked = np.where(own[task], answers, -np.inf)
+    right = answers.argmax(-1) == labels
+    masked = np.where(own[task], answers, -np.inf).argmax(-1)
     return {
-        "class": float(np.mean(answers.argmax(-1) == labels)),
-        "task": float(np.mean(masked.argmax(-1) == labels)),
+        "class": float(np.mean(right)),
+        "task": float(np.mean(masked == labels)),
+        "each": [float(np.mean(right[task == t])) for t in range(len(groups))],
     }
 
 
+def forgotten(path: list[dict[str, Any]], tasks: int) -> float:
+    """Accuracy on a task's images when it had just been learnt less that in the end, averaged.
+
+    The last task has had no time to be forgotten and is left out.
+    """
+    lost = [path[t]["each"][t] - path[-1]["each"][t] for t in range(min(tasks, len(path)) - 1)]
+    return float(np.mean(lost)) if lost else 0.0
+
+
 def one_life(
-    method: str, data: Data, groups: list[tuple[int, ...]], size: Size, rates: dict, seed: int
+    method: str, data: Data, seen: Seen, groups, size: Size, rate: float, seed: int
 ) -> dict[str, Any]:
     """One method, one seed: learns all tasks in order and is judged on the test set."""
-    begun, tasks = time.time(), tasks_of(data, groups)
-    memory = begin(tasks[0][0], size, seed)
-    seen = [(eqx.filter_jit(memory.see)(jnp.asarray(x)), y) for x, y in tasks]
-    test = np.asarray(
-        eqx.filter_jit(memory.see)(jnp.asarray(data.test_images.reshape(len(data.test_images), -1)))
-    )
+    begun = time.time()
     life, birth = jax.random.split(jax.random.key(1000 + seed))
     circuit = Hopfield.mlp([data.pixels, HIDDEN, data.classes], key=birth)
-    make = maker("backprop" if method == "twin" else "eqprop", rates[method])
-    numbers = size.numbers(data.classes, data.pixels)
-    rhythm, replay = RHYTHM, None
-    if method in ("dreams", "twin"):
-        replay = Dreams(memory, size.concepts, size.rank)
-    elif method == "buffer":
-        each = max(1, numbers // data.pixels // data.classes)
-        replay = Buffer.empty(data.classes, each, data.pixels)
-    elif method == "joint":
-        everything = [jnp.concatenate([x for x, _ in seen])], np.concatenate([y for _, y in seen])
-        seen = [(everything[0][0], everything[1])]
-        rhythm = dataclasses.replace(RHYTHM, wake=RHYTHM.wake + RHYTHM.sleep // 2)
-    judge, path = make(circuit, 1), []
+    make, replay = maker(method, rate), replays(method, data, seen.memory, size)
+    tasks, rhythm = seen.tasks, RHYTHM
+    if method == "joint":
+        tasks = [(jnp.concatenate([x for x, _ in tasks]), np.concatenate([y for _, y in tasks]))]
+        rhythm = dataclasses.replace(RHYTHM, wake=RHYTHM.wake + RHYTHM.sleep)
+    judge, path, made = make(circuit, 1, 1), [], []
 
-    def after(task: int, circuit: AbstractCircuit) -> None:
-        path.append(scores(judge, circuit, test, data.test_labels, groups))
+    def after(task: int, state: LearnerState) -> None:
+        path.append(scores(judge, state.circuit, seen.test, data.test_labels, groups))
+        made.append((int(state.step), None if not state.waiting else int(state.waiting.updates)))
 
-    circuit, kept = live(
-        circuit, make, seen, replay, rhythm, classes=data.classes, key=life, after=after
+    _, kept = live(
+        circuit, make, tasks, replay, rhythm, classes=data.classes, key=life, after=after
     )
-    result = {"seed": seed, **path[-1], "path": path, "seconds": time.time() - begun}
+    result = {"seed": seed, "rate": rate, "class": path[-1]["class"], "task": path[-1]["task"]}
+    result |= {"forgotten": forgotten(path, len(tasks)), "seconds": time.time() - begun}
+    if made[0][1] is not None:
+        result["skipped"] = 1 - sum(done for _, done in made) / sum(shown for shown, _ in made)
     if isinstance(kept, Dreams):
-        log = np.asarray(kept.memory.density(jnp.asarray(test), data.classes))
+        log = np.asarray(kept.memory.density(seen.test, data.classes))
         result["statistics"] = float(np.mean(log.argmax(-1) == data.test_labels))
-    return result
+    return result | {"path": path}
+
+
+def replays(method: str, data: Data, memory: Memory, size: Size) -> Dreams | Buffer | None:
+    """What a method keeps of the past, none of it yet."""
+    if method in ("naive", "joint"):
+        return None
+    if method == "buffer":
+        each = max(1, size.numbers(data.classes, data.pixels) // data.pixels // data.classes)
+        return Buffer.empty(data.classes, each, data.pixels)
+    concepts = memory.concepts
+    room = dataclasses.replace(concepts, factor=jnp.zeros((0, size.rank, size.code)))
+    return Dreams(dataclasses.replace(memory, concepts=room), size.concepts, size.rank)
 
 
 def load(name: str, data_dir: str | None, validation: int) -> tuple[Data, list[tuple[int, ...]]]:
@@ -213,7 +247,19 @@ def held_out(data: Data, count: int) -> Data:
     )
 
 
-METHODS = ("dreams", "twin", "buffer", "naive", "joint")
+def command(name: str) -> str:
+    """The command that is running, but for where its data and its result lie."""
+    told = iter(sys.argv[1:])
+    said = [f"python -m benchmarks.{name}"]
+    for word in told:
+        if word in ("--data-dir", "--out"):
+            next(told)
+        else:
+            said.append(word)
+    return " ".join(said)
+
+
+METHODS = ("dreams", "naive", "buffer", "twin", "joint", "surprise", "random")
 
 
 def main() -> None:
@@ -222,7 +268,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--only", choices=METHODS, action="append")
     parser.add_argument("--curve", action="store_true", help="several sizes of memory")
-    parser.add_argument("--rate", type=float, default=0.3)
+    parser.add_argument("--rate", type=float, default=0.2)
     parser.add_argument("--twin-rate", type=float, default=0.3)
     parser.add_argument("--validation", type=int, default=0)
     parser.add_argument("--data-dir")
@@ -233,29 +279,48 @@ def main() -> None:
     methods = options.only or (("dreams", "buffer") if options.curve else METHODS)
     name = f"continual-{options.data}{'-curve' if options.curve else ''}.json"
     out = options.out or RESULTS / name
-    rows: dict[str, Any] = {}
+    settings = {
+        "tasks": [list(map(int, group)) for group in groups],
+        "hidden": HIDDEN,
+        "noise": NOISE,
+        "rhythm": dataclasses.asdict(RHYTHM),
+        "local": LOCAL,
+    }
+    rows = earlier(out, settings).get("rows", {})
     for seed in range(options.seeds):
         for size in CURVE if options.curve else CURVE[:1]:
-            for method in methods:
-                found = one_life(method, data, groups, size, rates, seed)
-                label = f"{method} {size.code}x{size.concepts}x{size.rank}"
-                row = rows.setdefault(label, {"method": method, "runs": []})
+            missing = [m for m in methods if not known(rows.get(label(m, size)), seed)]
+            seen = look(data, groups, size.code, seed) if missing else None
+            for method in missing:
+                found = one_life(method, data, seen, groups, size, rates[method], seed)
+                print(method, json.dumps(found | {"path": None}), flush=True)
+                row = rows.setdefault(label(method, size), {"method": method, "runs": []})
                 row["runs"].append(found)
                 row |= summary(row["runs"], size, data)
-                print(
-                    label, json.dumps({k: v for k, v in found.items() if k != "path"}), flush=True
-                )
-        result = {
-            "command": f"python -m benchmarks.continual --data {options.data} --seeds "
-            f"{options.seeds}{' --curve' if options.curve else ''}",
-            "tasks": [list(map(int, group)) for group in groups],
-            "rates": rates,
-            "rhythm": dataclasses.asdict(RHYTHM),
-            "local": LOCAL,
-            "rows": rows,
-        }
-        out.parent.mkdir(parents=True, exist_ok=True)
-        checkpoint.write_atomically(out, json.dumps(result, indent=1) + "\n")
+                save(out, {"command": command("continual"), **settings, "rows": rows})
+
+
+def label(method: str, size: Size) -> str:
+    """The name of a row."""
+    return f"{method} {size.code}x{size.concepts}x{size.rank}"
+
+
+def known(row: dict[str, Any] | None, seed: int) -> bool:
+    """Whether a row has a seed already."""
+    return row is not None and any(run["seed"] == seed for run in row["runs"])
+
+
+def earlier(out: Path, settings: dict[str, Any]) -> dict[str, Any]:
+    """What an interrupted run of the same settings left: seeds that it has are not run again."""
+    found = json.loads(out.read_text()) if out.exists() else {}
+    same = json.loads(json.dumps(settings))
+    return found if all(found.get(name) == value for name, value in same.items()) else {}
+
+
+def save(out: Path, result: dict[str, Any]) -> None:
+    """Writes a result, whole or not at all."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    checkpoint.write_atomically(out, json.dumps(result, indent=1) + "\n")
 
 
 def summary(runs: list[dict], size: Size, data: Data) -> dict[str, Any]:
@@ -268,8 +333,9 @@ def summary(runs: list[dict], size: Size, data: Data) -> dict[str, Any]:
         "class_percent": summarise([run["class"] for run in runs]),
         "task_percent": summarise([run["task"] for run in runs]),
     }
-    if "statistics" in runs[0]:
-        said["statistics_percent"] = summarise([run["statistics"] for run in runs])
+    for name in ("forgotten", "statistics", "skipped"):
+        if name in runs[0]:
+            said[f"{name}_percent"] = summarise([run[name] for run in runs])
     return said
 
 

@@ -1,11 +1,12 @@
 """The surprise gate on MNIST: updates skipped against accuracy lost, beside random skipping.
 
     python -m benchmarks.gate --seeds 10 --data-dir DIR
+    python -m benchmarks.gate --set "circuit.hidden=[256]" --set train.epochs=10 --data-dir DIR
 
-The preset `mnist-eqprop`, whole, once without a gate, once with a gate that lets the most
-surprising fifth through, once with one that lets a fifth through at random. Batches, epochs and
-schedule are the same; only how many updates are made, and on what, differs. `--validation N`
-judges on held-out training images instead (for choosing settings).
+A preset (`mnist-eqprop`), once without a gate, once with a gate that lets the most surprising share
+through, once with one that lets as many through at random. Batches, epochs and schedule are the
+same; only how many updates are made, and on what, differs. `--set train.validation=5000` judges on
+held-out training images instead (for choosing settings).
 """
 
 import argparse
@@ -15,11 +16,11 @@ import tempfile
 import time
 from pathlib import Path
 
-from anima.run import checkpoint
 from anima.run import config as configs
 from anima.run.train import Training
 from anima.world.data import load_data
 from benchmarks.accuracy import summarise
+from benchmarks.continual import command, earlier, known, save
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -65,26 +66,28 @@ def main() -> None:
     config = configs.resolve(table)
     config = dataclasses.replace(config, twin=dataclasses.replace(config.twin, enabled=False))
     data = load_data(options.preset.partition("-")[0], options.data_dir)
-    runs: dict[str, list[dict]] = {}
+    settings = {"config": configs.as_table(config), "share": options.share, "gain": options.gain}
+    runs: dict[str, list[dict]] = earlier(options.out, settings).get("runs", {})
     for seed in range(options.seeds):
         for name, gated in variants(config, options.share, options.gain).items():
+            if known({"runs": runs.get(name, [])}, seed):
+                continue
             if options.only and name not in options.only:
                 continue
             runs.setdefault(name, []).append(one_run(gated, data, seed))
             print(name, json.dumps(runs[name][-1]), flush=True)
-        result = {
-            "command": f"python -m benchmarks.gate --preset {options.preset} "
-            f"--seeds {options.seeds} --share {options.share:g} --gain {options.gain:g}",
-            "error_percent": {n: summarise([r["error"] for r in rows]) for n, rows in runs.items()},
-            "skipped_percent": {
-                n: summarise([r["skipped"] for r in rows]) for n, rows in runs.items()
-            },
-            "seconds": {n: [r["seconds"] for r in rows] for n, rows in runs.items()},
-            "runs": runs,
-            "config": configs.as_table(config),
-        }
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        checkpoint.write_atomically(options.out, json.dumps(result, indent=1) + "\n")
+            save(options.out, {"command": command("gate"), **summary(runs), **settings})
+
+
+def summary(runs: dict[str, list[dict]]) -> dict:
+    """Means and intervals of each variant, in per cent, and seconds."""
+    gather = lambda what: {n: summarise([run[what] for run in row]) for n, row in runs.items()}
+    return {
+        "error_percent": gather("error"),
+        "skipped_percent": gather("skipped"),
+        "seconds": {n: [run["seconds"] for run in row] for n, row in runs.items()},
+        "runs": runs,
+    }
 
 
 if __name__ == "__main__":

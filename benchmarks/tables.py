@@ -1,6 +1,6 @@
 """The tables of the docs, generated from `benchmarks/results/`.
 
-python -m benchmarks.tables           # writes docs/results.md and the block in README.md
+python -m benchmarks.tables           # writes the pages of docs/ and the block in README.md
 python -m benchmarks.tables --check   # fails if they are not what the results say
 """
 
@@ -8,6 +8,9 @@ import argparse
 import json
 import sys
 from pathlib import Path
+
+from benchmarks.memory_page import interval as _interval
+from benchmarks.memory_page import memory_page
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -60,11 +63,6 @@ def _reached(preset: str, found: dict) -> str:
     if len(found["runs"]) < SEEDS:
         return f"not settled: {len(found['runs'])} of {SEEDS} seeds run"
     return "yes" if found["test_error_percent"]["mean"] <= LIMITS[preset] else "no"
-
-
-def _interval(error: dict) -> str:
-    low, high = error.get("ci95", (error["iqm"], error["iqm"]))
-    return f"{error['iqm']:.2f}% [{low:.2f}, {high:.2f}]"
 
 
 def _twin(twin: dict | None) -> str:
@@ -152,85 +150,6 @@ def cost_table() -> list[str]:
     return lines
 
 
-def dream_table() -> list[str]:
-    """What judges make of the dreams."""
-    found = read(RESULTS / "dreams.json")
-    if found is None:
-        return []
-    teaching, seeds = found["teaching_percent"], len(found["runs"])
-    spread = found["spread"]["mean"]
-    rows = (
-        (
-            "an independent judge agrees",
-            _interval(found["agreement_percent"]),
-            f"its own test accuracy {100 * found['judge_accuracy']:.2f}%",
-            ">= 97%",
-        ),
-        ("spread within a label", f"{spread:.3f}", f"real {found['spread_real']:.3f}", ">= 0.10"),
-        (
-            "a classifier learnt on 5,000 dreams, on real test images",
-            _interval(teaching["settled"]),
-            f"on 5,000 real images {teaching['real']['mean']:.2f}%",
-            ">= 91%",
-        ),
-    )
-    return [
-        f"`{found['command']}`, {seeds} seed(s).",
-        "",
-        "| | dreams, IQM [95%] | beside | asked |",
-        "|---|---|---|---|",
-        *(f"| {' | '.join(row)} |" for row in rows),
-    ]
-
-
-def gate_table() -> list[str]:
-    """Updates skipped against accuracy."""
-    found = read(RESULTS / "gate.json")
-    if found is None:
-        return []
-    lines = [
-        f"`{found['command']}`, {len(next(iter(found['runs'].values())))} seed(s).",
-        "",
-        "| gate | test error, IQM [95%] | updates skipped | median seconds |",
-        "|---|---|---|---|",
-    ]
-    for name, error in found["error_percent"].items():
-        seconds = sorted(found["seconds"][name])[len(found["seconds"][name]) // 2]
-        skipped = found["skipped_percent"][name]["mean"]
-        lines.append(f"| {name} | {_interval(error)} | {skipped:.1f}% | {seconds:.0f} |")
-    return lines
-
-
-def continual_tables() -> list[str]:
-    """Every life of tasks, and what in it is local."""
-    lines, local = [], {}
-    for path in sorted(RESULTS.glob("continual-*.json")):
-        found = json.loads(path.read_text())
-        local = found["local"]
-        lines += [
-            f"`{found['command']}`",
-            "",
-            "| | seeds | kept, in images of 784 numbers | class-incremental | task-incremental | "
-            "its statistics alone |",
-            "|---|---|---|---|---|---|",
-            *(_continual_row(name, row) for name, row in found["rows"].items()),
-            "",
-        ]
-    if local:
-        lines += ["| piece | local? |", "|---|---|"]
-        lines += [f"| {piece} | {said} |" for piece, said in local.items()]
-    return lines
-
-
-def _continual_row(name: str, row: dict) -> str:
-    kept = f"{row['images_worth']:.0f}" if row["method"] in ("dreams", "twin", "buffer") else "-"
-    density = row.get("statistics_percent")
-    return (
-        f"| {name} | {len(row['runs'])} | {kept} | {_interval(row['class_percent'])} | "
-        f"{_interval(row['task_percent'])} | {_interval(density) if density else '-'} |"
-    )
-
-
 def conformance_page() -> str:
     """docs/conformance.md, whole: one row a law, one column a cost."""
     found = read(RESULTS / "conformance.json")
@@ -301,18 +220,6 @@ def results_page() -> str:
             "",
             *cost_table(),
             "",
-            "## Dreams",
-            "",
-            *dream_table(),
-            "",
-            "## Memory without data",
-            "",
-            *continual_tables(),
-            "",
-            "## The surprise gate",
-            "",
-            *gate_table(),
-            "",
             "## Speed",
             "",
             "`make bench`: every library in its own environment, turn by turn on the same cores;",
@@ -340,6 +247,7 @@ def main() -> int:
     made = {
         ROOT / "docs" / "results.md": results_page() + "\n",
         ROOT / "docs" / "conformance.md": conformance_page() + "\n",
+        ROOT / "docs" / "memory.md": memory_page(RESULTS),
         ROOT / "README.md": readme((ROOT / "README.md").read_text()),
     }
     stale = [

@@ -21,6 +21,12 @@ LEARN = [
 ]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def quick(quick_programs, tmp_path_factory):
+    with quick_programs(tmp_path_factory.mktemp("compiled")):
+        yield
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "run"
@@ -89,6 +95,10 @@ def test_the_report_shows_dreams_and_the_metrics_the_gate(run):
         (["--steps", "0"], "--steps is 0"),
         (["--temperature", "-1"], "--temperature is -1.0"),
         (["--temperature", "nan"], "--temperature is nan"),
+        (["--complete", "--count", "0"], "--count is 0"),
+        (["--complete", "--steps", "0"], "--steps is 0"),
+        (["--complete", "--temperature", "1"], "a completion settles without noise"),
+        (["--complete", "--label", "-1"], "label -1 was never learnt"),
     ],
 )
 def test_bad_dreams_are_refused_in_a_line(run, capsys, extra, message):
@@ -105,6 +115,12 @@ def test_a_run_without_a_memory_says_how_to_get_one(run, tmp_path, capsys):
     (copy / "config.toml").write_text(text.replace("code = 10", "code = 0"))
     code, _, err = said(capsys, "dream", copy)
     assert code == cli.BAD_INPUT and "--preset digits-dream" in err and "--set dream.code=64" in err
+
+
+def test_a_life_of_agents_is_told_what_dreams(tmp_path, capsys):
+    (tmp_path / "config.toml").write_text("[agent]\nname = 'dqn'\n")
+    code, _, err = said(capsys, "dream", tmp_path)
+    assert code == cli.BAD_INPUT and "is a life of agents" in err and "mnist-dream" in err
 
 
 def test_a_damaged_memory_is_refused(run, tmp_path, capsys):

@@ -136,18 +136,45 @@ def test_concepts_are_found_where_examples_are():
         np.testing.assert_allclose(total, np.trace(np.cov(mine.T, bias=True)), rtol=1e-6)
 
 
+def moments(memory, label):
+    """Mean and covariance of the pixels that a memory holds of a label, worked out exactly."""
+    concepts, weight = memory.concepts, memory.writer.synapses["input->output"].weight
+    mine = np.flatnonzero(np.asarray(concepts.label) == label)
+    share = np.asarray(concepts.count)[mine] / np.asarray(concepts.count)[mine].sum()
+    means, unit = np.asarray(concepts.mean)[mine], np.eye(concepts.mean.shape[1])
+    inner = [concepts.factor[k].T @ concepts.factor[k] + concepts.floor[k] * unit for k in mine]
+    mean, second = share @ means, np.einsum("k,kij->ij", share, inner)
+    spread = second + np.einsum("k,ki,kj->ij", share, means - mean, means - mean)
+    return mean @ weight + memory.writer.biases["output"], weight.T @ spread @ weight
+
+
+def test_what_is_remembered_are_the_moments_of_what_was_seen(memory):
+    images, labels = blobs()
+    for label in range(3):
+        seen = np.asarray(memory.see(images[labels == label]))
+        mean, spread = moments(memory, label)
+        np.testing.assert_allclose(mean, seen.mean(0), atol=2e-3)
+        # two directions and a floor of four, a fifth of them shared: not the covariance itself
+        np.testing.assert_allclose(np.sqrt(np.diag(spread)), seen.std(0), atol=0.015)
+
+
 def test_a_dream_settles_where_memory_says(memory):
-    """Langevin's moments are those of the draw, and both those of the images."""
-    images, labels = blobs(3000, seed=5)
+    """Langevin's moments, and those of the draw, are the memory's own.
+
+    Not those of fresh images of the class: eighty examples were remembered, whose own mean is off
+    by a standard error of .017, and no dream knows better.
+    """
     keys = jax.random.split(jax.random.key(0), 600)
     dream = eqx.filter_jit(jax.vmap(lambda key: memory.dream(jnp.asarray(1), steps=400, key=key)))
     settled = np.asarray(dream(keys))
     drawn = np.asarray(memory.imagine(jnp.ones(600, jnp.int32), key=jax.random.key(1)))
-    real = np.asarray(images)[labels == 1]
+    mean, spread = moments(memory, 1)
+    deviation = np.sqrt(np.diag(spread))
     for found in (settled, drawn):
-        # 600 dreams: four standard errors of a deviation of about .35
-        np.testing.assert_allclose(found.mean(0), real.mean(0), atol=0.05)
-        np.testing.assert_allclose(found.std(0), real.std(0), atol=0.04)
+        # four standard errors, and what clipping to [0, 1] takes away
+        four = 4 * deviation / np.sqrt(600)
+        assert np.all(np.abs(found.mean(0) - mean) < four + 2e-3)
+        assert np.all(np.abs(found.std(0) - deviation) < four / np.sqrt(2) + 2e-3)
     taken = np.asarray(memory.density(jnp.asarray(settled), 3)).argmax(-1)
     assert np.mean(taken == 1) > 0.99
     frames, path = eqx.filter_jit(memory.film)(jnp.asarray(1), steps=400, key=keys[7])
@@ -210,17 +237,17 @@ def test_an_ngc_circuit_dreams():
 
 def test_a_symmetric_circuit_dreams_by_learnt_top_down_synapses():
     images, labels = blobs()
-    circuit = Hopfield.mlp([12, 20, 3], scale=2.0, key=jax.random.key(0))
+    circuit = Hopfield.mlp([12, 20, 3], key=jax.random.key(0))
     reader = Reader(circuit, "input", "h1", steps=20)
     codes = eqx.filter_jit(lambda x: jax.vmap(reader)(x))(images)
-    writer = learn_writer(codes, images, epochs=20, batch=8, rate=1.0, key=jax.random.key(1))
+    writer = learn_writer(codes, images, epochs=60, batch=8, rate=1.0, key=jax.random.key(1))
     memory = remember(reader, writer, images, labels, concepts=1, rank=4, key=jax.random.key(2))
-    assert float(memory.residual) < 0.25 * float(jnp.mean(jnp.var(images, 0)))
+    assert float(memory.residual) < 0.1 * float(jnp.mean(jnp.var(images, 0)))
     labels = jnp.arange(3, dtype=jnp.int32).repeat(50)
     found = memory.imagine(labels, key=jax.random.key(3))
     nearest = jnp.stack([images[np.asarray(blobs()[1]) == k].mean(0) for k in range(3)])
     gap = jnp.sum((found[:, None] - nearest[None]) ** 2, -1)
-    assert float(jnp.mean(jnp.argmin(gap, -1) == labels)) > 0.9
+    assert float(jnp.mean(jnp.argmin(gap, -1) == labels)) > 0.97
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,13 @@ RHYTHM = Rhythm(fresh=10, replayed=5, wake=8, sleep=4, asleep=20)
 OPTIMISER = optax.sgd(0.2)
 
 
-def make(circuit, steps):
+@pytest.fixture(scope="module", autouse=True)
+def quick(quick_programs, tmp_path_factory):
+    with quick_programs(tmp_path_factory.mktemp("compiled")):
+        yield
+
+
+def make(circuit, steps, batch):
     return Learner(circuit, Backprop(), SquaredError(), OPTIMISER)
 
 
@@ -64,19 +70,19 @@ def lived(replay):
         RHYTHM,
         classes=4,
         key=jax.random.key(3),
-        after=lambda task, circuit: told.append(task),
+        after=lambda task, state: told.append((task, int(state.step))),
     )
     images, labels = world()
-    answers = make(circuit, 1).predict(circuit, {"input": memory().see(images)})
+    answers = make(circuit, 1, 1).predict(circuit, {"input": memory().see(images)})
     right = np.asarray(answers).argmax(-1) == labels
     return right[labels < 2].mean(), right[labels > 1].mean(), kept, told
 
 
 def test_dreams_keep_what_a_life_without_forgets():
     old, new, kept, told = lived(None)
-    assert old < 0.7 and new > 0.9 and kept is None and told == [0, 1]
+    assert old < 0.7 and new > 0.9 and kept is None and told == [(0, 96), (1, 96)]
     old, new, kept, told = lived(Dreams(memory(), concepts=2, rank=2))
-    assert old > 0.9 and new > 0.9 and told == [0, 1, 2]
+    assert old > 0.9 and new > 0.9 and told == [(0, 96), (1, 96), (2, 48)]
     assert kept.memory.labels == [0, 1, 2, 3] and kept.memory.concepts.label.size == 8
 
 

@@ -169,11 +169,17 @@ def dream(options: argparse.Namespace) -> int:
     """`anima dream RUN`: clamp a label, let code and pixels settle with noise, read the pixels."""
     from anima.app import dreams
     from anima.run import folder
+    from anima.run import live as lived
 
-    how = dreams.Dreaming(options.count, options.steps, options.temperature, options.seed or 0)
+    how = _dreaming(options)
     out = _out(options)
     if out:
         folder.check_free(out)
+    if lived.is_life(Path(options.run)):
+        raise InputError(
+            f"{options.run} is a life of agents, which dreams no images: dream of a run of `anima "
+            "learn mnist --preset mnist-dream`"
+        )
     trained = folder.load(options.run)
     memory = dreams.memory_of(trained)
     if options.label is not None:
@@ -198,6 +204,19 @@ def dream(options: argparse.Namespace) -> int:
         ]
     _say(options, result, [*lines, f"figure {result['figure']}"])
     return DONE
+
+
+def _dreaming(options: argparse.Namespace):
+    """How to dream or, with other defaults, to complete."""
+    from anima.app.dreams import Dreaming
+
+    given = {name: getattr(options, name) for name in ("steps", "temperature")}
+    given = {name: value for name, value in given.items() if value is not None}
+    if options.complete:
+        if "temperature" in given:
+            raise InputError("--temperature: a completion settles without noise, so leave it out")
+        given = {"steps": 60} | given
+    return Dreaming(count=options.count, seed=options.seed or 0, **given)
 
 
 def _to_complete(options: argparse.Namespace, header, how):
@@ -503,10 +522,10 @@ def _parser() -> tuple["_Parser", dict[str, "_Parser"]]:
     one.add_argument("run", metavar="RUN", help="a run's folder")
     one.add_argument("--label", type=int, metavar="L", help="what to dream of (default: all)")
     one.add_argument("--count", type=int, default=16, metavar="N", help="dreams of each (16)")
-    one.add_argument("--steps", type=int, default=400, metavar="N", help="settling steps (400)")
     one.add_argument(
-        "--temperature", type=float, default=0.8, metavar="T", help="of the noise (0.8)"
+        "--steps", type=int, metavar="N", help="settling steps (400; 60 with --complete)"
     )
+    one.add_argument("--temperature", type=float, metavar="T", help="of the noise (0.8)")
     one.add_argument(
         "--complete", action="store_true", help="complete test images whose lower half is hidden"
     )

@@ -103,7 +103,7 @@ def complete(
     """
     memory, shape = memory_of(trained), tuple(trained.header.shape)
     seen = upper_half(shape)
-    one = partial(memory.complete, seen=jnp.asarray(seen))
+    one = partial(memory.complete, seen=jnp.asarray(seen), steps=how.steps)
     done, named = eqx.filter_jit(lambda x: jax.lax.map(one, x))(jnp.asarray(images))
     done, named = np.asarray(done), np.asarray(named)
     files = {

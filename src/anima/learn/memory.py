@@ -63,8 +63,8 @@ class Reader(eqx.Module):
             self.circuit.node(name)
 
     def __call__(self, pixels: Float[Array, " pixels"]) -> Float[Array, " code"]:
-        """The code of one image."""
-        seen = {self.clamp: pixels}
+        """The code of one image, which the circuit may take in another shape."""
+        seen = {self.clamp: pixels.reshape(self.circuit.node(self.clamp).shape)}
         found = settle(self.circuit, seen, solver=self.solver, tol=0, max_steps=self.steps)
         return found.state[self.read].ravel()
 

@@ -18,11 +18,11 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from anima.circuit.circuit import AbstractCircuit
 from anima.core.errors import InputError
-from anima.learn.learner import Learner
+from anima.learn.learner import Learner, LearnerState
 from anima.learn.memory import Memory, learn_concepts
 
-MakeLearner = Callable[[AbstractCircuit, int], Learner]
-"""A learner for a circuit and a phase of so many steps."""
+MakeLearner = Callable[[AbstractCircuit, int, int], Learner]
+"""A learner for a circuit and a phase of so many steps with so many examples each."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,13 +134,13 @@ def live(
     *,
     classes: int,
     key: PRNGKeyArray,
-    after: Callable[[int, AbstractCircuit], None] = lambda task, circuit: None,
+    after: Callable[[int, LearnerState], None] = lambda task, state: None,
 ) -> tuple[AbstractCircuit, AbstractReplay | None]:
     """Learns tasks one after the other; sleeps at the end if there is anything to replay.
 
     **Arguments:** `circuit`, at birth; `make`, a learner for each phase; `tasks`, the images and
     labels of each; `replay`, `None` for a life without; `classes`, how many outputs there are;
-    `after`, told the circuit after each task, and after the sleep as one task more.
+    `after`, told how the learner ended each task, and the sleep as one task more.
 
     **Returns:** the circuit and what is kept.
     """
@@ -148,21 +148,21 @@ def live(
     for number, (images, labels) in enumerate(tasks):
         key, awake, keeping = jax.random.split(key, 3)
         past = jnp.asarray(old if replay is not None else [], jnp.int32)
-        circuit = wake(
+        state = wake(
             circuit, make, images, labels, replay, past, rhythm, classes=classes, key=awake
         )
+        circuit = state.circuit
         if replay is not None:
             replay = replay.keep(images, labels, key=keeping)
         old += sorted({int(label) for label in labels} - set(old))
-        after(number, circuit)
+        after(number, state)
     if replay is not None and rhythm.sleep:
         met = sum(len(labels) for _, labels in tasks)
         known = jnp.asarray(old, jnp.int32)
         steps = rhythm.sleep * met // rhythm.asleep
-        circuit = sleep(
-            circuit, make, replay, known, steps, rhythm.asleep, classes=classes, key=key
-        )
-        after(len(tasks), circuit)
+        state = sleep(circuit, make, replay, known, steps, rhythm.asleep, classes=classes, key=key)
+        circuit = state.circuit
+        after(len(tasks), state)
     return circuit, replay
 
 
@@ -177,7 +177,7 @@ def wake(
     *,
     classes: int,
     key: PRNGKeyArray,
-) -> AbstractCircuit:
+) -> LearnerState:
     """Learns one task's examples, each step beside replays of the `old` classes."""
     per_epoch = len(labels) // rhythm.fresh
     if per_epoch < 1:
@@ -186,11 +186,11 @@ def wake(
     order = jnp.concatenate(
         [shuffle(epoch)[: per_epoch * rhythm.fresh] for epoch in range(rhythm.wake)]
     ).reshape(-1, rhythm.fresh)
-    learner, past = make(circuit, order.shape[0]), jnp.repeat(old, rhythm.replayed)
+    past = jnp.repeat(old, rhythm.replayed)
+    learner = make(circuit, order.shape[0], rhythm.fresh + past.size)
     state = learner.init(key)
     replay = replay if past.size else None  # a first task is the same whatever is kept of it
-    state = _awake(learner, state, images, jnp.asarray(labels), replay, past, order, classes)
-    return state.circuit
+    return _awake(learner, state, images, jnp.asarray(labels), replay, past, order, classes)
 
 
 def sleep(
@@ -203,10 +203,10 @@ def sleep(
     *,
     classes: int,
     key: PRNGKeyArray,
-) -> AbstractCircuit:
+) -> LearnerState:
     """Learns from replays alone, of all `known` classes alike."""
-    learner = make(circuit, steps)
-    return _asleep(learner, learner.init(key), replay, known, steps, batch, classes).circuit
+    learner = make(circuit, steps, batch)
+    return _asleep(learner, learner.init(key), replay, known, steps, batch, classes)
 
 
 @eqx.filter_jit

@@ -1,5 +1,6 @@
 """A run's memory: learnt when the run has ended, kept in `memory.safetensors`, loaded to dream."""
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,16 +34,16 @@ _CONCEPTS = ("label", "count", "mean", "factor", "floor")
 def check_dream(
     dream: "Dream",
     circuit: AbstractCircuit,
-    inputs: Float[Array, "examples pixels"],
+    inputs: Float[Array, "examples ..."],
     targets: Float[Array, "examples classes"],
 ) -> None:
     """Raises `InputError` where a `[dream]` section does not fit a circuit and its data."""
     if not dream.enabled:
         return
-    hidden = {node.name: node.shape[0] for node in circuit.nodes[1:-1]}
+    hidden = {node.name: math.prod(node.shape) for node in circuit.nodes[1:-1]}
     if dream.read and dream.read not in hidden:
         raise InputError(f"dream.read: no hidden node {nearest(dream.read, hidden)}")
-    pixels, fewest = inputs.shape[1], int(np.asarray(targets).sum(0).min())
+    pixels, fewest = math.prod(inputs.shape[1:]), int(np.asarray(targets).sum(0).min())
     size = hidden[dream.read] if dream.read else dream.code
     if not dream.read and size > pixels:
         raise InputError(f"dream.code is {size}: images of {pixels} pixels have no more directions")
@@ -57,15 +58,16 @@ def check_dream(
 def learn_memory(
     dream: "Dream",
     learner: Learner,
-    images: Float[Array, "examples pixels"],
+    images: Float[Array, "examples ..."],
     labels: Int[np.ndarray, " examples"],
     *,
     key: PRNGKeyArray,
 ) -> Memory:
     """The memory that a `[dream]` section asks for, from the images that the run learnt.
 
-    **Arguments:** `learner`, with the learnt circuit; `images` with values in [0, 1].
+    **Arguments:** `learner`, with the learnt circuit; `images`, flat or not, in [0, 1].
     """
+    images = images.reshape(len(images), -1)
     first, second = jax.random.split(key)
     how = dict(epochs=dream.passes, rate=dream.pace)
     if dream.read:
