@@ -17,13 +17,15 @@ import anima.run.config as configs
 from anima.agent.agent import AbstractAgent
 from anima.agent.angc import ANGC
 from anima.agent.body import FORMS
-from anima.agent.classic import DQN
+from anima.agent.classic import DDPG, DQN, PPO, REINFORCE, SAC, SVG0, Synapse
 from anima.agent.mind import AbstractMind
 from anima.core.errors import InputError, nearest, pick
 from anima.run.config import Table
 from anima.world.env import Spec
 
-AGENTS: dict[str, type[AbstractAgent]] = {agent.name: agent for agent in (DQN, ANGC)}
+AGENTS: dict[str, type[AbstractAgent]] = {
+    agent.name: agent for agent in (DQN, ANGC, REINFORCE, PPO, DDPG, SVG0, SAC, Synapse)
+}
 DEFAULT = "dqn"
 
 _MOST_STEPS = 2**31 - 1
