@@ -254,8 +254,12 @@ def _check_habits(agent: AbstractAgent) -> None:
     _holds("one observation gives one action", one.shape == action.shape[1:])
     for given in (action, agent.predict(seen, deterministic=False)[0]):
         inside = np.asarray(spec.action.clip(given))
-        _holds("actions are in the space", np.all((given >= 0) & (given < spec.action.n)).item()
-               if isinstance(spec.action, Discrete) else bool(np.allclose(inside, given)))
+        _holds(
+            "actions are in the space",
+            np.all((given >= 0) & (given < spec.action.n)).item()
+            if isinstance(spec.action, Discrete)
+            else bool(np.allclose(inside, given)),
+        )
     _refused("an observation that is not a number", lambda: agent.predict(np.nan * seen))
     _refused("no step to learn", lambda: agent.learn(0))
     with tempfile.TemporaryDirectory() as folder:

@@ -17,14 +17,25 @@ REPLAY = dict(every=4, updates=4, batch=32, capacity=2000, warmup=100, polyak=0.
 STEERED = dict(rate=3e-3, critic_rate=1e-2) | REPLAY
 CASES = {
     "dqn": (DQN, dict(rate=1e-2, epsilon_end=0.5) | REPLAY, 500, Discrete(2)),
-    "angc": (ANGC, dict(rate=1e-2, rule="adam", epistemic=0.0, epsilon_end=0.5) | REPLAY, 500,
-             Discrete(2)),
-    "reinforce": (REINFORCE, dict(rate=1e-2, critic_rate=1e-2, every=4, worlds=16), 400,
-                  Discrete(2)),
-    "ppo": (PPO, dict(rate=1e-2, critic_rate=1e-2, every=4, worlds=16, epochs=4), 200,
-            Discrete(2)),
-    "ppo-steering": (PPO, dict(rate=5e-3, critic_rate=1e-2, every=4, worlds=16, epochs=4), 400,
-                     STEER),
+    "angc": (
+        ANGC,
+        dict(rate=1e-2, rule="adam", epistemic=0.0, epsilon_end=0.5) | REPLAY,
+        500,
+        Discrete(2),
+    ),
+    "reinforce": (
+        REINFORCE,
+        dict(rate=1e-2, critic_rate=1e-2, every=4, worlds=16),
+        400,
+        Discrete(2),
+    ),
+    "ppo": (PPO, dict(rate=1e-2, critic_rate=1e-2, every=4, worlds=16, epochs=4), 200, Discrete(2)),
+    "ppo-steering": (
+        PPO,
+        dict(rate=5e-3, critic_rate=1e-2, every=4, worlds=16, epochs=4),
+        400,
+        STEER,
+    ),
     "ddpg": (DDPG, dict(noise=0.3) | STEERED, 500, STEER),
     "svg0": (SVG0, STEERED, 500, STEER),
     "sac": (SAC, dict(temperature=0.01, adapt=False) | STEERED, 500, STEER),

@@ -504,9 +504,7 @@ def sac(
     size = steered("sac", spec).size
     conduct = Sampled(SquashedGaussian(Gaussian(size, bounds=(-5.0, 2.0))))
     sought = -certainty * size if adapt else None
-    return _steering(
-        "sac", spec, conduct, 2, given, temperature=temperature, entropy=sought
-    )
+    return _steering("sac", spec, conduct, 2, given, temperature=temperature, entropy=sought)
 
 
 class DDPG(AbstractAgent):

@@ -109,9 +109,7 @@ class SynapticActor(AbstractMind):
         error, goal, value = self._judged(state, happened)
         reward = jnp.clip(error, -self.pull, self.pull)
         drawn = self._space.code(happened.action)
-        synapse, traces, targets = self._reinforced(
-            state, features, drawn, reward, happened.ended
-        )
+        synapse, traces, targets = self._reinforced(state, features, drawn, reward, happened.ended)
         inputs = self._flat(self.senses.look(state.moments, happened.observation))
         targets = self._flat(targets)
         body, info = self.body.learn(state.body, SquaredError(), inputs, targets)
