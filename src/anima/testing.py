@@ -180,7 +180,7 @@ def check_agent(
     *,
     cycles: int,
     discount: float,
-    action: ActionSpace = Discrete(2),  # noqa: B008
+    action: ActionSpace = Discrete(2),
     tolerance: float = 0.15,
     seed: int = 0,
 ) -> None:

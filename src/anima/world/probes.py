@@ -2,13 +2,12 @@
 
 An agent that fails one of them, and passes those before it, is wrong in what that one asks:
 
-| probe | what it asks |
-|---|---|
-| `value` | one step, reward 1 whatever is done: does the value find a constant? |
-| `discounting` | two steps, reward 1 at the second: is the first worth gamma? |
-| `policy` | one step, and the reward depends on the action: does the policy find the best? |
-| `credit` | the same, and the best action depends on what is seen: does credit reach the input? |
-| `off-policy` | two steps. An action at the first opens the second, where any action is bad on average and one is good: is the greedy policy valued, and not the one that explored? |
+- `value`: one step, reward 1 whatever is done. Does the value find a constant?
+- `discounting`: two steps, reward 1 at the second. Is the first worth gamma?
+- `policy`: one step, and the reward depends on the action. Does the policy find the best?
+- `credit`: the same, and the best depends on what is seen. Does credit reach the input?
+- `off-policy`: two steps. An action at the first opens the second, where actions are bad on average
+  and one is good. Is the greedy policy valued, and not the one that explored?
 
 After probes that practitioners of reinforcement learning pass on to each other.
 """
@@ -42,7 +41,7 @@ class Probe(AbstractWorld):
     spec: Spec = eqx.field(static=True, default=Spec("Probe", 3, Discrete(2), 4))
 
     @classmethod
-    def of(cls, name: str, action: ActionSpace = Discrete(2)) -> "Probe":  # noqa: B008
+    def of(cls, name: str, action: ActionSpace = Discrete(2)) -> "Probe":
         """A probe by name, for one kind of action."""
         return cls(jnp.asarray(PROBES.index(name)), probe_spec(action))
 

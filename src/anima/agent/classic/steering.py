@@ -493,9 +493,9 @@ def sac(
 ) -> Steering:
     """Soft actor-critic (Haarnoja et al., 2018): twin critics, and entropy as a part of the reward.
 
-    **Arguments:** `temperature`, alpha at birth, in the units of the scaled reward; `adapt`, whether
-    it then seeks an entropy of -`certainty` nats a dimension of actions within [-1, 1]; the others as
-    for `ddpg`.
+    **Arguments:** `temperature`, alpha at birth, in the units of the scaled reward; `adapt`,
+    whether it then seeks an entropy of -`certainty` nats a dimension of actions within [-1, 1];
+    the others as for `ddpg`.
 
     **Raises:** `InputError` for a world of finitely many actions, and for settings out of range.
     """

@@ -6,12 +6,13 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 from jaxtyping import Array, Inexact, PRNGKeyArray
 
 from anima.circuit.circuit import AbstractCircuit
 from anima.circuit.frozen import Frozen
 from anima.circuit.ngc import NGC
-from anima.circuit.precision import covariance_times
+from anima.circuit.precision import Precision, covariance_times
 from anima.circuit.predictive import Predictive
 from anima.core.errors import InputError, check_positive, pick
 from anima.core.types import Cost, Equilibrium, Scalar, State, worst
@@ -375,6 +376,14 @@ def _heard(circuit: Predictive, clamp: State, at: State, errors: State) -> State
     return jax.grad(lambda clamp: _pulled_at(circuit, {**at, **clamp}, errors))(clamp)
 
 
+def _is_unit(precision: Precision) -> bool:
+    """Whether a precision is the number 1. A traced number, as inside a compiled life, cannot be
+    looked at and is taken to be what its circuit was built with."""
+    if isinstance(precision, Tracer):
+        return precision.shape == ()
+    return isinstance(precision, int | float | jax.Array) and bool(jnp.all(precision == 1))
+
+
 def _depths(circuit: Predictive) -> dict[str, int]:
     """Modelled node -> how many synapses lead from it to the output.
 
@@ -392,7 +401,7 @@ def _depths(circuit: Predictive) -> dict[str, int]:
             f"{sorted(depth[uneven[0]])} synapses; FixedPrediction serves any graph"
         )
     for name, precision in circuit.precision.items():
-        if not isinstance(precision, int | float) or precision != 1:
+        if not _is_unit(precision):
             raise InputError(
                 f"ZIL needs unit precisions, and that of {name!r} is {precision}: "
                 "FixedPrediction serves any"
