@@ -379,9 +379,8 @@ def _heard(circuit: Predictive, clamp: State, at: State, errors: State) -> State
 def _is_unit(precision: Precision) -> bool:
     """Whether a precision is the number 1. A traced number, as inside a compiled life, cannot be
     looked at and is taken to be what its circuit was built with."""
-    if isinstance(precision, Tracer):
-        return precision.shape == ()
-    return isinstance(precision, int | float | jax.Array) and bool(jnp.all(precision == 1))
+    single = jnp.shape(precision) == ()
+    return single and (isinstance(precision, Tracer) or bool(precision == 1))
 
 
 def _depths(circuit: Predictive) -> dict[str, int]:
