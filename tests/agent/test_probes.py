@@ -17,8 +17,8 @@ CASES = {
     "reinforce": (REINFORCE, ROLLOUT, 200, Discrete(2)),
     "ppo": (PPO, ROLLOUT | dict(epochs=4), 100, Discrete(2)),
     "ddpg": (DDPG, dict(noise=0.3) | STEERED, 250, STEER),
-    "svg0": (SVG0, STEERED, 250, STEER),
-    "sac": (SAC, dict(temperature=0.01, adapt=False) | STEERED, 250, STEER),
+    "svg0": (SVG0, STEERED, 400, STEER),
+    "sac": (SAC, dict(temperature=0.01, adapt=False) | STEERED, 400, STEER),
     "synapse": (Synapse, ROLLOUT | dict(std=0.3, rate=0.1, body_rate=3e-3), 200, STEER),
 }
 LOOSE = {"svg0": 0.25, "sac": 0.25, "synapse": 0.3}  # they never stop exploring, which costs

@@ -184,7 +184,7 @@ def _made(value: Any) -> Any:
 def _nearest_preset(wanted: dict[str, str | None]) -> tuple[str, Table]:
     zoo = {name: read_preset(name) for name in preset_names()}
     fits = lambda table, kinds: all(wanted[kind] in (None, _of(table)[kind]) for kind in kinds)
-    order = sorted(zoo, key=lambda name: (not _usual(zoo[name]), name))
+    order = sorted(zoo, key=lambda name: (*_unusual(zoo[name]), name))
     for name in order:
         if fits(zoo[name], ("world", "agent", "assigner")):
             return name, zoo[name]
@@ -199,10 +199,12 @@ def _nearest_preset(wanted: dict[str, str | None]) -> tuple[str, Table]:
     return "", {"world": {"name": wanted["world"]}, "agent": agent}
 
 
-def _usual(table: Table) -> bool:
-    """Whether a preset is of the default agent with its default assigner."""
+def _unusual(table: Table) -> tuple[bool, bool, bool]:
+    """Whether a preset is of another agent, another assigner than the usual ones, or a twin."""
     default = inspect.signature(AGENTS[DEFAULT].recipe).parameters["assigner"].default
-    return (_of(table)["agent"], _of(table)["assigner"]) == (DEFAULT, default)
+    found = _of(table)
+    assigner = found["assigner"]
+    return found["agent"] != DEFAULT, assigner != default, assigner == "backprop"
 
 
 def _of(table: Table) -> dict[str, str | None]:
