@@ -30,6 +30,8 @@ THRESHOLDS = {
     "MountainCar-v0": -110.0,
     "Acrobot-v1": -100.0,
     "LunarLander-v3": 200.0,
+    "Pendulum-v1": -200.0,
+    "MountainCarContinuous-v0": 90.0,
 }
 
 
@@ -49,7 +51,8 @@ def lived(preset: str, seeds: int, steps: int | None = None) -> dict[str, Any]:
     name = config.world["name"]
     return found | {
         "preset": preset,
-        "command": f"python -m benchmarks.agents.lives {preset} --seeds {seeds}",
+        "command": f"python -m benchmarks.agents.lives {preset} --seeds {seeds}"
+        + (f" --steps {steps}" if steps is not None else ""),
         "curve": _curve(outcome.rows),
         "threshold": THRESHOLDS.get(name),
         "steps_to_threshold": _reached(outcome.rows, THRESHOLDS.get(name)),

@@ -1,8 +1,9 @@
-"""The conformance battery: one line proves a new circuit, solver or assigner.
+"""The conformance battery: one line proves a new circuit, solver, assigner or agent.
 
     check_circuit(MyCircuit(...))
     check_solver(MySolver())
     check_assigner(MyRule(), circuit)
+    check_agent(lambda world: MyAgent(world, ...), cycles=500, discount=0.9)
 
 Each tries the laws that the rest of the library relies on and raises `AssertionError` naming the
 law that failed, with the numbers. Bounds follow the default float: under float64 they are sharp,
@@ -12,9 +13,11 @@ units): Jacobians are built whole.
 
 import dataclasses
 import pickle
+import tempfile
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import combinations
+from pathlib import Path
 from typing import Any
 
 import equinox as eqx
@@ -26,6 +29,9 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import PRNGKeyArray
 from numpy.random import Generator
 
+from anima.agent.agent import AbstractAgent
+from anima.agent.life import lifetime
+from anima.agent.mind import AbstractMind
 from anima.circuit.circuit import AbstractCircuit, gradient
 from anima.circuit.graph import Node
 from anima.circuit.hopfield import Hopfield
@@ -37,6 +43,8 @@ from anima.learn.costs import CrossEntropy, SquaredError
 from anima.learn.learner import Learner
 from anima.settle.settle import settle
 from anima.settle.solvers import AbstractSolver, Euler
+from anima.world.env import AbstractWorld, ActionSpace, Discrete, begin, proceed
+from anima.world.probes import PROBES, Probe, questions
 
 Law = Callable[[AbstractCircuit, State, Cost], AbstractCircuit]
 """The gradient that an assigner's is measured against: (circuit, clamp, cost) -> one like it."""
@@ -165,6 +173,101 @@ def check_assigner(
     _check_batch_credit(assigner, circuit, random, key)
     nowhere = {name: np.full_like(value, np.nan) for name, value in clamp.items()}
     _check_reported(int(give(nowhere, unit[0])[1].result))
+
+
+def check_agent(
+    build: Callable[[AbstractWorld], AbstractAgent],
+    *,
+    cycles: int,
+    discount: float,
+    action: ActionSpace = Discrete(2),
+    tolerance: float = 0.15,
+    seed: int = 0,
+) -> None:
+    """Raises `AssertionError` unless an agent has the habits of one, and passes the five probes.
+
+    **Arguments:**
+
+    - `build`: makes the agent for a world; rewards must not be scaled.
+    - `cycles`: how often it may learn in each probe. - `discount`: the gamma it was given.
+    - `action`: two actions, or one continuous action in [-1, 1].
+    - `tolerance`: how far returns and values may be from the best policy's. A policy that never
+      stops exploring is worth less than the best.
+
+    The probes (`anima.world.probes`) are lived side by side in one compiled program. The message
+    names all that failed, in the order in which to look for the cause.
+    """
+    agent = build(Probe.of("credit", action))
+    _check_habits(agent)
+    returns, worths = _probed(agent.mind, cycles, action, seed)
+    failed = []
+    for which, name in enumerate(PROBES):
+        if not np.all(returns[which] >= 1 - tolerance):
+            failed.append(f"{name}: greedy returns {_rounded(returns[which])}, the best is 1")
+        for place, (seen, wanted) in enumerate(questions(which, discount)):
+            found = worths[which, place]
+            if not (np.isnan(found) or abs(found - wanted) <= tolerance):
+                failed.append(f"{name}: the value at {seen} is {found:.3f}, it should be {wanted}")
+    _holds(f"{type(agent).__name__} passes the five probes", not failed, "; ".join(failed))
+
+
+def _probed(
+    mind: AbstractMind, cycles: int, action: ActionSpace, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Greedy returns in each probe, (5, 8), and values at its questions, (5, 2), NaN for none."""
+    asked = [[seen for seen, _ in questions(which, 1.0)] for which in range(len(PROBES))]
+    padded = jnp.asarray([seen + seen[:1] * (2 - len(seen)) for seen in asked])
+
+    @jax.jit
+    @jax.vmap
+    def live(which, seen):
+        world = Probe(which, mind.spec)
+        state = lifetime(mind, world, jnp.asarray(seed, jnp.uint32), cycles)[0].mind
+        found = mind.worth(state, seen)
+        return _played(mind, world, state), jnp.full(2, jnp.nan) if found is None else found
+
+    returns, worths = live(jnp.arange(len(PROBES)), padded)
+    return np.asarray(returns), np.asarray(worths)
+
+
+def _played(mind: AbstractMind, world: Probe, state: Any) -> jax.Array:
+    """The returns of eight greedy episodes of a probe, which ends after two steps at most."""
+    moments = jax.vmap(lambda key: begin(world, key))(jax.random.split(jax.random.key(8), 8))
+    score, over = jnp.zeros(8), jnp.zeros(8, bool)
+    for _ in range(2):
+        action = mind.choose(state, moments.observation)
+        keys = jax.random.split(jax.random.key(0), (8, 2))
+        moments, happened = jax.vmap(partial(proceed, world))(moments, action, keys)
+        score, over = score + jnp.where(over, 0, happened.reward), over | happened.ended
+    return score
+
+
+def _check_habits(agent: AbstractAgent) -> None:
+    """What Stable-Baselines3 and a checkpoint ask of an agent."""
+    spec = agent.mind.spec
+    seen = np.random.default_rng(0).normal(size=(6, spec.observation)).astype(np.float32)
+    action, none = agent.predict(seen, deterministic=True)
+    _holds("predict gives (action, None)", none is None)
+    again = agent.predict(seen, deterministic=True)[0]
+    _holds("a deterministic prediction is the same again", bool(np.array_equal(action, again)))
+    one = agent.predict(seen[0], deterministic=True)[0]
+    _holds("one observation gives one action", one.shape == action.shape[1:])
+    for given in (action, agent.predict(seen, deterministic=False)[0]):
+        inside = np.asarray(spec.action.clip(given))
+        _holds(
+            "actions are in the space",
+            np.all((given >= 0) & (given < spec.action.n)).item()
+            if isinstance(spec.action, Discrete)
+            else bool(np.allclose(inside, given)),
+        )
+    _refused("an observation that is not a number", lambda: agent.predict(np.nan * seen))
+    _refused("no step to learn", lambda: agent.learn(0))
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "agent.npz"
+        agent.save(path)
+        loaded = type(agent).load(path, agent.world)
+    same = np.array_equal(loaded.predict(seen)[0], action)
+    _holds("an agent that was saved and loaded does the same", bool(same))
 
 
 def true_gradient(
@@ -582,6 +685,10 @@ def _close(law: str, got: Any, want: Any, bound: float) -> None:
     allowed = bound * max(1.0, _largest(want))
     if not gap <= allowed:
         raise AssertionError(f"{law}: off by {gap:.3g}, allowed {allowed:.3g}")
+
+
+def _rounded(numbers: np.ndarray) -> list[float]:
+    return sorted({round(float(number), 2) for number in numbers})
 
 
 def _refused(what: str, call: Callable[[], Any]) -> None:

@@ -31,6 +31,19 @@ def test_another_assigner_brings_its_own_settings():
     assert config.agent["credit"]["solver"] == {"name": "euler", "dt": 0.1}
 
 
+@pytest.mark.parametrize(
+    ("wanted", "preset"),
+    [
+        (dict(world="CartPole-v1"), "cartpole-dqn-predictive"),
+        (dict(world="CartPole-v1", agent="ppo"), "cartpole-ppo-predictive"),
+        (dict(world="CartPole-v1", agent="ppo", assigner="backprop"), "cartpole-ppo-backprop"),
+        (dict(world="Pendulum-v1"), "pendulum-sac-predictive"),
+    ],
+)
+def test_the_usual_preset_is_taken_and_a_twin_only_if_asked_for(wanted, preset):
+    assert agents.choose(**wanted)[0] == preset
+
+
 def test_a_world_without_a_preset_gets_the_agents_defaults():
     name, table = agents.choose("LunarLander-v3", agent="dqn", assigner="eqprop")
     assert name == "" and table["agent"]["assigner"] == "eqprop"

@@ -136,12 +136,24 @@ class Reinforce(eqx.Module):
 
         **Returns:** the new state and the action, inside [low, high].
         """
+        drawn = self.draw(inputs, key)
+        return self.eligible(state, inputs, drawn), jnp.clip(drawn, self.low, self.high)
+
+    def draw(self, inputs: Float[Array, " inputs"], key: PRNGKeyArray) -> Float[Array, " actions"]:
+        """An action as it is scored, before it is clipped; nothing becomes eligible by it alone."""
         mean, std = self.policy(inputs)
-        drawn = mean + std * jax.random.normal(key, mean.shape, mean.dtype)
+        return mean + std * jax.random.normal(key, mean.shape, mean.dtype)
+
+    def eligible(
+        self,
+        state: ReinforceState,
+        inputs: Float[Array, " inputs"],
+        drawn: Float[Array, " actions"],
+    ) -> ReinforceState:
+        """The synapse eligible for the reward of an action that it drew."""
         score, pressure = self.score(inputs, drawn)
         trace = self.decay * state.eligibility + score
-        state = dataclasses.replace(state, eligibility=trace, pressure=pressure)
-        return state, jnp.clip(drawn, self.low, self.high)
+        return dataclasses.replace(state, eligibility=trace, pressure=pressure)
 
     def reinforce(
         self,

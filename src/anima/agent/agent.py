@@ -119,7 +119,7 @@ class AbstractAgent:
             self._asked += 1
             key = jax.random.fold_in(jax.random.key(self.seed + 1), self._asked)
             action = self._act(self.state, batch, key)
-        action = np.asarray(action)
+        action = np.asarray(self.mind.spec.action.clip(action))
         if isinstance(self.mind.spec.action, Discrete):
             action = action.astype(np.int64)
         return (action if seen.ndim == 2 else action[0]), None

@@ -120,6 +120,11 @@ class ActiveNGC(AbstractMind):
         found = alignment(state.generator.circuit, self.assigner, clamp, target, credit)
         return chart | {"generator_alignment": found}
 
+    def worth(
+        self, state: ActiveState, observation: Float[Array, "rows n"]
+    ) -> Float[Array, " rows"]:
+        return self.actor.worth(state.actor, observation)
+
     def circuits(self, state: ActiveState) -> dict[str, AbstractCircuit]:
         return self.actor.circuits(state.actor) | {"generator": state.generator.circuit}
 

@@ -13,6 +13,7 @@ from anima.circuit.ngc import NGC
 from anima.circuit.predictive import Predictive
 from anima.core.errors import InputError, nearest, pick
 from anima.learn.assigners import (
+    ZIL,
     AbstractAssigner,
     Backprop,
     EquilibriumPropagation,
@@ -41,11 +42,15 @@ class Form:
 _TANH = dict(activation="tanh")
 _SETTLING = dict(solver=Euler(0.1), max_steps=20)
 _ERROR_SYNAPSES = dict(sigma=None, bias=True, leak=0.0, rate_error=False, gate=True)
-_PHASES = dict(beta=0.5, scheme="centred", solver=EvenOdd(), free_steps=8, nudged_steps=4)
+# linearised: the cost of a policy with a negative advantage bends downwards
+_PHASES = dict(
+    beta=0.5, scheme="centred", solver=EvenOdd(), free_steps=8, nudged_steps=4, linearise=True
+)
 
 FORMS: dict[str, Form] = {
     "backprop": Form(Predictive.mlp, _TANH, Backprop, {}),
     "predictive": Form(Predictive.mlp, _TANH, PredictiveCoding, _SETTLING),
+    "zil": Form(Predictive.mlp, _TANH, ZIL, {}),
     "ngc": Form(NGC.mlp, _ERROR_SYNAPSES, NGCRule, _SETTLING),
     "eqprop": Form(Hopfield.mlp, {}, EquilibriumPropagation, _PHASES),
 }

@@ -282,6 +282,19 @@ def born(mind: AbstractMind, seed: Int[Array, ""], open_worlds: Any) -> Alive:
     return Alive(arrays(mind.init(inner)), worlds, tally, jnp.zeros((), jnp.int32), key)
 
 
+def lifetime(
+    mind: AbstractMind, world: AbstractWorld, seed: Int[Array, ""], cycles: int
+) -> tuple[Alive, Chart]:
+    """A whole life in a compiled world, from its birth, as one pure function of seed and world.
+
+    **Returns:** the life after so many cycles, and its charts, (cycles,) each.
+    """
+    alive = born(mind, seed, jax.vmap(lambda key: begin(world, key)))
+    step = lambda alive, _: _cycle(mind, world, alive)
+    alive, (charts, _) = jax.lax.scan(step, alive, length=cycles)
+    return alive, charts
+
+
 def _cycle(mind: AbstractMind, world: AbstractWorld, alive: Alive):
     """`every` steps in compiled worlds, and what is learnt from them."""
 

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from anima.circuit.circuit import AbstractCircuit
 from anima.core.types import Scalar
 from anima.learn.assigners import AbstractAssigner, Backprop
-from anima.learn.costs import SquaredError
+from anima.learn.costs import AbstractCost, SquaredError
 from anima.learn.learner import Learner
 from anima.world.env import Spec, Transition
 
@@ -56,6 +56,13 @@ class AbstractMind(eqx.Module):
     def circuits(self, state: Any) -> dict[str, AbstractCircuit]:
         """What is learnt, by name; the one that acts is `actor`."""
 
+    def worth(
+        self, state: Any, observation: Float[Array, "rows n"]
+    ) -> Float[Array, " rows"] | None:
+        """The return that it expects from each observation on, in the units in which it learns;
+        `None` (the default) if it values no states."""
+        return None
+
     @property
     def cycle(self) -> int:
         """Environment steps from one learning to the next."""
@@ -66,14 +73,18 @@ def alignment(
     circuit: AbstractCircuit,
     assigner: AbstractAssigner,
     inputs: Float[Array, "batch n"],
-    targets: Float[Array, "batch m"],
+    targets: Any,
     key: PRNGKeyArray,
+    cost: AbstractCost | None = None,
 ) -> Scalar:
-    """The cosine of an assigner's credit for a batch and what backprop gives the same circuit."""
+    """The cosine of an assigner's credit for a batch and what backprop gives the same circuit.
+
+    **Arguments:** `cost`, by default `SquaredError`; `targets`, what it takes.
+    """
     keys = jax.random.split(key, inputs.shape[0])
 
     def credit(assigner: AbstractAssigner) -> AbstractCircuit:
-        learner = Learner(circuit, assigner, SquaredError(), optax.identity())
+        learner = Learner(circuit, assigner, cost or SquaredError(), optax.identity())
         return learner.gradient(circuit, {"input": inputs}, targets, keys)[0]
 
     return cosine(credit(assigner), credit(Backprop()))

@@ -17,13 +17,15 @@ import anima.run.config as configs
 from anima.agent.agent import AbstractAgent
 from anima.agent.angc import ANGC
 from anima.agent.body import FORMS
-from anima.agent.classic import DQN
+from anima.agent.classic import DDPG, DQN, PPO, REINFORCE, SAC, SVG0, Synapse
 from anima.agent.mind import AbstractMind
 from anima.core.errors import InputError, nearest, pick
 from anima.run.config import Table
 from anima.world.env import Spec
 
-AGENTS: dict[str, type[AbstractAgent]] = {agent.name: agent for agent in (DQN, ANGC)}
+AGENTS: dict[str, type[AbstractAgent]] = {
+    agent.name: agent for agent in (DQN, ANGC, REINFORCE, PPO, DDPG, SVG0, SAC, Synapse)
+}
 DEFAULT = "dqn"
 
 _MOST_STEPS = 2**31 - 1
@@ -182,7 +184,7 @@ def _made(value: Any) -> Any:
 def _nearest_preset(wanted: dict[str, str | None]) -> tuple[str, Table]:
     zoo = {name: read_preset(name) for name in preset_names()}
     fits = lambda table, kinds: all(wanted[kind] in (None, _of(table)[kind]) for kind in kinds)
-    order = sorted(zoo, key=lambda name: (not _usual(zoo[name]), name))
+    order = sorted(zoo, key=lambda name: (*_unusual(zoo[name]), name))
     for name in order:
         if fits(zoo[name], ("world", "agent", "assigner")):
             return name, zoo[name]
@@ -197,10 +199,12 @@ def _nearest_preset(wanted: dict[str, str | None]) -> tuple[str, Table]:
     return "", {"world": {"name": wanted["world"]}, "agent": agent}
 
 
-def _usual(table: Table) -> bool:
-    """Whether a preset is of the default agent with its default assigner."""
+def _unusual(table: Table) -> tuple[bool, bool, bool]:
+    """Whether a preset is of another agent, another assigner than the usual ones, or a twin."""
     default = inspect.signature(AGENTS[DEFAULT].recipe).parameters["assigner"].default
-    return (_of(table)["agent"], _of(table)["assigner"]) == (DEFAULT, default)
+    found = _of(table)
+    assigner = found["assigner"]
+    return found["agent"] != DEFAULT, assigner != default, assigner == "backprop"
 
 
 def _of(table: Table) -> dict[str, str | None]:

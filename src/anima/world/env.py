@@ -29,6 +29,10 @@ class Discrete:
 
     n: int
 
+    def clip(self, action: Int[Array, "*batch"]) -> Int[Array, "*batch"]:
+        """The action itself: there is nothing outside."""
+        return action
+
     @property
     def size(self) -> int:
         """How many numbers `code` gives."""
@@ -63,10 +67,18 @@ class Continuous:
         low, high = jnp.asarray(self.low), jnp.asarray(self.high)
         return 2 * (action - low) / (high - low) - 1
 
+    def decode(self, code: Float[Array, "*batch n"]) -> Float[Array, "*batch n"]:
+        """The action of a `code`: its inverse, outside of [-1, 1] too."""
+        low, high = jnp.asarray(self.low), jnp.asarray(self.high)
+        return low + (code + 1) / 2 * (high - low)
+
+    def clip(self, action: Float[Array, "*batch n"]) -> Float[Array, "*batch n"]:
+        """The nearest action inside the box."""
+        return jnp.clip(action, jnp.asarray(self.low), jnp.asarray(self.high))
+
     def spread(self, uniform: Float[Array, "*batch n"]) -> Float[Array, "*batch n"]:
         """Any action, all alike, of numbers drawn from U(0, 1)."""
-        low, high = jnp.asarray(self.low), jnp.asarray(self.high)
-        return low + uniform * (high - low)
+        return self.decode(2 * uniform - 1)
 
     def __str__(self) -> str:
         return f"{self.size} continuous actions"
@@ -90,7 +102,11 @@ class Spec:
 
 
 class Transition(NamedTuple):
-    """What happened in one step, or in many: every field may have the same leading axes."""
+    """What happened in one step, or in many: every field may have the same leading axes.
+
+    `action` is what the agent drew. What moved the world is the nearest to it inside the box of a
+    continuous space, so that a policy can be credited with exactly what it did.
+    """
 
     observation: Float[Array, "*batch n"]
     action: Array
@@ -162,7 +178,7 @@ def proceed(
     **Returns:** the moment to act upon next, and what happened.
     """
     move, again = keys
-    state, reward, terminated = world.step(moment.state, action, move)
+    state, reward, terminated = world.step(moment.state, world.spec.action.clip(action), move)
     next_ = Moment(state, moment.age + 1, world.observe(state))
     truncated = (next_.age >= world.spec.limit) & ~terminated
     happened = Transition(

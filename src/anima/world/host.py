@@ -156,9 +156,12 @@ class Host:
             self._worlds.close()
 
     def _step(self, action: np.ndarray) -> Transition:
-        self._done[np.arange(len(action)), self._age] = action
-        with _blame(self.spec.name, f"take action {action.tolist()}"):
-            seen, reward, terminated, truncated, _ = self._worlds.step(action + self._first)
+        done = action
+        if isinstance(self.spec.action, Continuous):
+            done = np.clip(action, *np.float32([self.spec.action.low, self.spec.action.high]))
+        self._done[np.arange(len(action)), self._age] = done
+        with _blame(self.spec.name, f"take action {done.tolist()}"):
+            seen, reward, terminated, truncated, _ = self._worlds.step(done + self._first)
         self._age += 1
         following = self._read(seen)
         reward = np.asarray(reward, np.float32)

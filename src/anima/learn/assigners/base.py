@@ -76,6 +76,22 @@ class AbstractAssigner(eqx.Module):
         refuse_unstable(self, circuit, clamp, cost, info.result)
         return credit, info
 
+    def pressure(
+        self, circuit: AbstractCircuit, clamp: State, cost: Cost, *, key: PRNGKeyArray
+    ) -> State:
+        """The estimate of d cost / d clamp: the error that arrives at the clamped nodes.
+
+        The same settling that gives the synapses their credit tells a clamped node which way the
+        cost would have it move. An actor reads dQ/da at its critic's action so, and no derivative
+        is taken through the critic.
+
+        **Raises:** `InputError` by default: a rule need not have it.
+        """
+        raise InputError(
+            f"{type(self).__name__} tells clamped nodes nothing: actors that follow their critic's "
+            "dQ/da need an assigner with `pressure`, as all of anima's own are"
+        )
+
     def answer(self, circuit: AbstractCircuit, clamp: State) -> Inexact[Array, "..."]:
         """The output of `predict`, in a form that reverse mode accepts: for diagnostics only."""
         return circuit.start(clamp)["output"]
@@ -113,6 +129,11 @@ class Backprop(AbstractAssigner):
         sweep = swept(circuit, clamp)
         check_cost(cost, sweep.state["output"])
         return cost(sweep.state["output"]), inform(circuit, cost, sweep, sweep)
+
+    def pressure(
+        self, circuit: AbstractCircuit, clamp: State, cost: Cost, *, key: PRNGKeyArray
+    ) -> State:
+        return jax.grad(lambda clamp: cost(circuit.start(clamp)["output"]))(clamp)
 
 
 def inform(circuit: AbstractCircuit, cost: Cost, answer: Equilibrium, settled: Equilibrium) -> Info:
@@ -194,6 +215,29 @@ def contrast(
     held = jax.lax.stop_gradient(free)
     energies = jax.vmap(lambda free: circuit.synaptic_energy({**clamp, **free}))(held)
     return jnp.real(jnp.sum(weights * energies))
+
+
+def arriving(
+    circuit: AbstractCircuit,
+    clamp: State,
+    free: Equilibrium,
+    states: State,
+    weights: Inexact[Array, " phases"],
+) -> State:
+    """Re sum_k weights_k (force(free) - force(states_k)) at the clamped nodes.
+
+    Where the force is minus an energy's gradient this is the derivative of `contrast` in the
+    clamp, and so d cost / d clamp by the same theorems that make the other one the credit.
+
+    **Arguments:** as for `contrast`; `free`, where the circuit settled without a cost.
+    """
+    felt = lambda state: {name: circuit.force(state)[name] for name in clamp}
+    rest = felt(free.state)
+
+    def weighed(rest: Array, forces: Array) -> Array:
+        return jnp.real(jnp.tensordot(weights, rest[None] - forces, 1))
+
+    return jax.tree.map(weighed, rest, jax.vmap(felt)(states))
 
 
 def tangent(cost: Cost, output: Inexact[Array, "..."]) -> Cost:

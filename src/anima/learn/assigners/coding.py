@@ -6,18 +6,20 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 from jaxtyping import Array, Inexact, PRNGKeyArray
 
 from anima.circuit.circuit import AbstractCircuit
 from anima.circuit.frozen import Frozen
 from anima.circuit.ngc import NGC
-from anima.circuit.precision import covariance_times
+from anima.circuit.precision import Precision, covariance_times
 from anima.circuit.predictive import Predictive
 from anima.core.errors import InputError, check_positive, pick
 from anima.core.types import Cost, Equilibrium, Scalar, State, worst
 from anima.learn.assigners.base import (
     AbstractAssigner,
     Info,
+    arriving,
     contrast,
     inform,
     nudged,
@@ -64,6 +66,12 @@ class PredictiveCoding(AbstractAssigner):
     ) -> tuple[Scalar, Info]:
         return _TEACHING[self.teach](self, circuit, clamp, cost)
 
+    def pressure(
+        self, circuit: AbstractCircuit, clamp: State, cost: Cost, *, key: PRNGKeyArray
+    ) -> State:
+        """Two phases under the constant force +-s g, whatever `teach`: to O(s^2)."""
+        return _pressure(self, circuit, clamp, cost, self.step)
+
 
 class NGCRule(AbstractAssigner):
     """NGC's own learning: clamp z^0 to y - s dC/dy, settle, change W and E by what is left over.
@@ -90,6 +98,13 @@ class NGCRule(AbstractAssigner):
         self, circuit: AbstractCircuit, clamp: State, cost: Cost, *, key: PRNGKeyArray
     ) -> tuple[Scalar, Info]:
         return _by_clamp(self, circuit, clamp, cost)
+
+    def pressure(
+        self, circuit: AbstractCircuit, clamp: State, cost: Cost, *, key: PRNGKeyArray
+    ) -> State:
+        """The error that E carries to the clamped nodes, the output pulled by +-s g: with E = W^T,
+        the derivative gate and no leak d cost / d clamp to O(s^2)."""
+        return _pressure(self, circuit, clamp, cost, self.step)
 
 
 class IncrementalPC(AbstractAssigner):
@@ -148,6 +163,13 @@ class IncrementalPC(AbstractAssigner):
         last = jax.tree.map(lambda z: z[-1], path)
         return jnp.mean(values) / self.step, inform(circuit, cost, sweep, last)
 
+    def pressure(
+        self, circuit: AbstractCircuit, clamp: State, cost: Cost, *, key: PRNGKeyArray
+    ) -> State:
+        """As `PredictiveCoding`'s, with as many steps as there are turns: no synapse moves."""
+        settling = PredictiveCoding(self.step, self.solver, self.count)
+        return settling.pressure(circuit, clamp, cost, key=key)
+
 
 class FixedPrediction(AbstractAssigner):
     """Predictive coding with predictions and slopes frozen at the sweep: exactly backprop.
@@ -174,19 +196,34 @@ class FixedPrediction(AbstractAssigner):
     ) -> tuple[Scalar, Info]:
         circuit = only(Predictive, "FixedPrediction", circuit)
         held = jax.lax.stop_gradient(circuit)
-        sweep = self.predict(held, clamp)
-        frozen = Frozen(circuit=held, at=sweep.state)  # pyright: ignore[reportCallIssue]
+        sweep, settled, frozen = self._settled(held, clamp, cost)
+        errors = frozen.weighted_errors(settled.state)
+        errors = {name: e for name, e in errors.items() if name not in clamp}
+        return _pulled(circuit, sweep.state, errors), inform(frozen, cost, sweep, settled)
+
+    def pressure(
+        self, circuit: AbstractCircuit, clamp: State, cost: Cost, *, key: PRNGKeyArray
+    ) -> State:
+        """What the clamped nodes hear of their children's errors: exactly d cost / d clamp."""
+        held = only(Predictive, "FixedPrediction", circuit)
+        sweep, settled, frozen = self._settled(held, clamp, cost)
+        return _heard(held, clamp, sweep.state, frozen.weighted_errors(settled.state))
+
+    def _settled(
+        self, circuit: Predictive, clamp: State, cost: Cost
+    ) -> tuple[Equilibrium, Equilibrium, Frozen]:
+        """The sweep, where the frozen circuit settled, and that circuit."""
+        sweep = self.predict(circuit, clamp)
+        frozen = Frozen(circuit=circuit, at=sweep.state)  # pyright: ignore[reportCallIssue]
         settled = settle(
             frozen,
-            {**clamp, "output": _whitened_target(held, sweep, cost)},
+            {**clamp, "output": _whitened_target(circuit, sweep, cost)},
             solver=self.solver,
             tol=self.tol,
             max_steps=self.max_steps,
             start=sweep.state,
         )
-        errors = frozen.weighted_errors(settled.state)
-        errors = {name: e for name, e in errors.items() if name not in clamp}
-        return _pulled(circuit, sweep.state, errors), inform(frozen, cost, sweep, settled)
+        return sweep, settled, frozen
 
 
 class ZIL(AbstractAssigner):
@@ -204,18 +241,32 @@ class ZIL(AbstractAssigner):
         self, circuit: AbstractCircuit, clamp: State, cost: Cost, *, key: PRNGKeyArray
     ) -> tuple[Scalar, Info]:
         circuit = only(Predictive, "ZIL", circuit)
-        depth = _depths(circuit)
         held = jax.lax.stop_gradient(circuit)
-        sweep = self.predict(held, clamp)
+        sweep, last, errors = self._errors(held, clamp, cost)
+        return _pulled(circuit, sweep.state, errors), inform(held, cost, sweep, last)
+
+    def pressure(
+        self, circuit: AbstractCircuit, clamp: State, cost: Cost, *, key: PRNGKeyArray
+    ) -> State:
+        """What the clamped nodes hear of their children's errors: exactly d cost / d clamp."""
+        circuit = only(Predictive, "ZIL", circuit)
+        sweep, _, errors = self._errors(circuit, clamp, cost)
+        return _heard(circuit, clamp, sweep.state, errors)
+
+    def _errors(
+        self, circuit: Predictive, clamp: State, cost: Cost
+    ) -> tuple[Equilibrium, Equilibrium, State]:
+        """The sweep, the last step, and each node's error at the step when it arrives there."""
+        depth = _depths(circuit)
+        sweep = self.predict(circuit, clamp)
         taught = {**clamp, "output": _target(sweep, cost, 1.0)}
         steps = max((d for name, d in depth.items() if name not in taught), default=0)
-        path = trace(held, taught, solver=Euler(1.0), steps=steps, start=sweep.state)
+        path = trace(circuit, taught, solver=Euler(1.0), steps=steps, start=sweep.state)
         errors = {
             name: path.state[name][d if name not in taught else 0] - sweep.state[name]
             for name, d in depth.items()
         }
-        last = jax.tree.map(lambda z: z[-1], path)
-        return _pulled(circuit, sweep.state, errors), inform(held, cost, sweep, last)
+        return sweep, jax.tree.map(lambda z: z[-1], path), errors
 
 
 def _by_clamp(rule: Any, circuit: AbstractCircuit, clamp: State, cost: Cost) -> tuple[Scalar, Info]:
@@ -259,7 +310,7 @@ _TEACHING: dict[str, Callable[..., tuple[Scalar, Info]]] = {
 
 
 def _nudged(
-    rule: PredictiveCoding, circuit, clamp: State, cost: Cost, nudges, *, linearise: bool
+    rule: Any, circuit, clamp: State, cost: Cost, nudges, *, linearise: bool
 ) -> tuple[Equilibrium, Equilibrium]:
     held = jax.lax.stop_gradient(circuit)
     sweep = rule.predict(held, clamp)
@@ -275,6 +326,13 @@ def _nudged(
         tol=rule.tol,
         max_steps=rule.max_steps,
     )
+
+
+def _pressure(rule: Any, circuit, clamp: State, cost: Cost, step: float) -> State:
+    """From two phases in which the output is free, under the constant force +-step g."""
+    sweep, phases = _nudged(rule, circuit, clamp, cost, [step, -step], linearise=True)
+    weights = jnp.asarray([0.5 / step, -0.5 / step])
+    return arriving(circuit, clamp, sweep, phases.state, weights)
 
 
 def _both(circuit, cost: Cost, sweep: Equilibrium, phases: Equilibrium) -> Info:
@@ -305,9 +363,24 @@ def _whitened_target(circuit: Predictive, sweep: Equilibrium, cost: Cost) -> Ine
 
 def _pulled(circuit: Predictive, at: State, errors: State) -> Scalar:
     """-sum_n <Pi_n eps_n, mu_n(theta)>: its gradient is plasticity with the rates at the sweep."""
-    held = jax.lax.stop_gradient((at, errors))
-    terms = (jnp.sum(e * circuit.prediction(name, held[0])) for name, e in held[1].items())
+    return _pulled_at(circuit, *jax.lax.stop_gradient((at, errors)))
+
+
+def _pulled_at(circuit: Predictive, at: State, errors: State) -> Scalar:
+    terms = (jnp.sum(e * circuit.prediction(name, at)) for name, e in errors.items())
     return -sum(terms, jnp.zeros(()))
+
+
+def _heard(circuit: Predictive, clamp: State, at: State, errors: State) -> State:
+    """-sum_n (dmu_n/dz)^T Pi_n eps_n over the children n of each clamped node."""
+    return jax.grad(lambda clamp: _pulled_at(circuit, {**at, **clamp}, errors))(clamp)
+
+
+def _is_unit(precision: Precision) -> bool:
+    """Whether a precision is the number 1. A traced number, as inside a compiled life, cannot be
+    looked at and is taken to be what its circuit was built with."""
+    single = jnp.shape(precision) == ()
+    return single and (isinstance(precision, Tracer) or bool(precision == 1))
 
 
 def _depths(circuit: Predictive) -> dict[str, int]:
@@ -327,7 +400,7 @@ def _depths(circuit: Predictive) -> dict[str, int]:
             f"{sorted(depth[uneven[0]])} synapses; FixedPrediction serves any graph"
         )
     for name, precision in circuit.precision.items():
-        if not isinstance(precision, int | float) or precision != 1:
+        if not _is_unit(precision):
             raise InputError(
                 f"ZIL needs unit precisions, and that of {name!r} is {precision}: "
                 "FixedPrediction serves any"

@@ -12,7 +12,15 @@ from anima.circuit.ngc import NGC
 from anima.core.errors import InputError, check_positive, pick
 from anima.core.functions import is_analytic
 from anima.core.types import Cost, Equilibrium, Scalar, State, worst
-from anima.learn.assigners.base import AbstractAssigner, Info, contrast, inform, nudged, tangent
+from anima.learn.assigners.base import (
+    AbstractAssigner,
+    Info,
+    arriving,
+    contrast,
+    inform,
+    nudged,
+    tangent,
+)
 from anima.learn.costs import check_cost
 from anima.settle.settle import settle, trace
 from anima.settle.solvers import AbstractSolver, EvenOdd
@@ -68,20 +76,7 @@ class EquilibriumPropagation(AbstractAssigner):
         self, circuit: AbstractCircuit, clamp: State, cost: Cost, *, key: PRNGKeyArray
     ) -> tuple[Scalar, Info]:
         held = jax.lax.stop_gradient(circuit)
-        free = self.predict(held, clamp)
-        output = free.state["output"]
-        check_cost(cost, output)
-        nudges, weights = _SCHEMES[self.scheme](self, key)
-        phases = nudged(
-            held,
-            clamp,
-            tangent(cost, output) if self.linearise else cost,
-            free,
-            nudges,
-            solver=self.solver,
-            tol=self.tol,
-            max_steps=self.nudged_steps,
-        )
+        free, phases, weights = self._phases(held, clamp, cost, key)
         value = contrast(circuit, clamp, phases.state, weights)
         if self.scheme in ("one_sided", "random_sign"):
             value = value - jnp.sum(weights) * circuit.synaptic_energy(free.state)
@@ -93,6 +88,33 @@ class EquilibriumPropagation(AbstractAssigner):
                 worst(free.result, phases.result),
             ),
         )
+
+    def pressure(
+        self, circuit: AbstractCircuit, clamp: State, cost: Cost, *, key: PRNGKeyArray
+    ) -> State:
+        """The contrast of what the clamped nodes feel in the phases; biased as the credit is."""
+        free, phases, weights = self._phases(circuit, clamp, cost, key)
+        return arriving(circuit, clamp, free, phases.state, weights)
+
+    def _phases(
+        self, circuit: AbstractCircuit, clamp: State, cost: Cost, key: PRNGKeyArray
+    ) -> tuple[Equilibrium, Equilibrium, Inexact[Array, " phases"]]:
+        """The free answer, the nudged ones, and the weights of their contrast."""
+        free = self.predict(circuit, clamp)
+        output = free.state["output"]
+        check_cost(cost, output)
+        nudges, weights = _SCHEMES[self.scheme](self, key)
+        phases = nudged(
+            circuit,
+            clamp,
+            tangent(cost, output) if self.linearise else cost,
+            free,
+            nudges,
+            solver=self.solver,
+            tol=self.tol,
+            max_steps=self.nudged_steps,
+        )
+        return free, phases, weights
 
     def _check(self, circuit: AbstractCircuit) -> None:
         if isinstance(circuit, NGC):

@@ -1,4 +1,4 @@
-"""Classic algorithms, small compositions of a circuit, a cost and an assigner: any assigner."""
+"""Values of actions: deep Q-learning."""
 
 import dataclasses
 import math
@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from anima.agent.agent import AbstractAgent
 from anima.agent.body import body
+from anima.agent.classic.faculty import Senses, check_counts
 from anima.agent.mind import AbstractMind, Chart, alignment, only_if
 from anima.circuit.circuit import AbstractCircuit
 from anima.core.errors import InputError, check_positive, check_range
@@ -133,8 +134,7 @@ class QLearning(AbstractMind):
     - `values`, `curiosity`: see there. - `every`, `updates`, `batch`: steps between learning,
       updates then, examples an update. - `capacity`, `warmup`: of the replay, and transitions
       seen before learning begins. - `alpha`: replay by surprise^alpha (0: all alike).
-    - `reward_scale`, `scale`, `normalise`: what rewards are multiplied with, what observations
-      are divided by, and whether their running mean and deviation are taken out as well.
+    - `reward_scale`: what rewards are multiplied with. - `senses`: how observations are read.
     """
 
     spec: Spec = eqx.field(static=True)
@@ -151,8 +151,7 @@ class QLearning(AbstractMind):
     warmup: int = eqx.field(static=True)
     alpha: float = eqx.field(static=True)
     reward_scale: float = eqx.field(static=True)
-    scale: tuple[float, ...] = eqx.field(static=True)
-    normalise: bool = eqx.field(static=True)
+    senses: Senses
 
     def init(self, key: PRNGKeyArray) -> QState:
         drawn, learning = jax.random.split(key)
@@ -177,11 +176,10 @@ class QLearning(AbstractMind):
 
     def learn(self, state: QState, happened: Transition, key: PRNGKeyArray) -> tuple[QState, Chart]:
         happened = happened._replace(reward=happened.reward * self.reward_scale)
-        seen = happened.observation.reshape(-1, self.spec.observation)
         state = dataclasses.replace(
             state,
             replay=state.replay.push(happened),
-            moments=state.moments.seen(seen / jnp.asarray(self.scale)),
+            moments=self.senses.seen(state.moments, happened.observation),
             step=state.step + self.cycle,
             episodes=state.episodes + jnp.sum(happened.ended.astype(jnp.int32)),
         )
@@ -203,6 +201,9 @@ class QLearning(AbstractMind):
         wanted, _, _ = self.values.targets(partial(self._ask, state), circuit, state.slow, sample)
         inputs = self.look(state, sample.transition.observation)
         return {"alignment": alignment(circuit, self.assigner, inputs, wanted, credit)}
+
+    def worth(self, state: QState, observation: Float[Array, "rows n"]) -> Float[Array, " rows"]:
+        return jnp.max(self._ask(state, state.learner.circuit, observation), -1)
 
     def circuits(self, state: QState) -> dict[str, AbstractCircuit]:
         return {"actor": state.learner.circuit}
@@ -249,9 +250,8 @@ class QLearning(AbstractMind):
         )
 
     def look(self, state: QState, observation: Float[Array, "*rows n"]) -> Float[Array, "*rows n"]:
-        """Observations as the circuits read them: scaled, and normalised if they are to be."""
-        scaled = observation / jnp.asarray(self.scale)
-        return state.moments.normalise(scaled) if self.normalise else scaled
+        """Observations as the circuits read them."""
+        return self.senses.look(state.moments, observation)
 
     def _ask(self, state: QState, circuit: AbstractCircuit, observation: Array) -> Array:
         clamp = {"input": self.look(state, observation)}
@@ -315,11 +315,11 @@ def dqn(
     """
     if not isinstance(spec.action, Discrete):
         raise InputError(
-            f"dqn chooses one of n actions, {spec.name} takes {spec.action}: use an agent for "
-            "continuous control"
+            f"dqn chooses one of n actions, {spec.name} takes {spec.action}: use sac, ddpg, svg0, "
+            "ppo, reinforce or synapse"
         )
-    scale = tuple(map(float, scale)) or (1.0,) * spec.observation
-    check_lived(spec, steps, every, worlds, updates, batch, warmup, scale)
+    check_counts(steps=steps, every=every, worlds=worlds, updates=updates, batch=batch)
+    check_range("dqn", 0, math.inf, warmup=warmup)
     check_range("dqn", 0, 1.0000001, exploration=exploration)
     check_range("dqn", 0, math.inf, alpha=alpha)
     check_positive("dqn", reward_scale=reward_scale)
@@ -354,33 +354,8 @@ def dqn(
         warmup=warmup,
         alpha=alpha,
         reward_scale=reward_scale,
-        scale=scale,
-        normalise=normalise,
+        senses=Senses.of(spec, scale, normalise),
     )
-
-
-def check_lived(
-    spec: Spec,
-    steps: int,
-    every: int,
-    worlds: int,
-    updates: int,
-    batch: int,
-    warmup: int,
-    scale: tuple[float, ...],
-) -> None:
-    """Raises `InputError` for settings of a life that cannot be."""
-    numbers = dict(steps=steps, every=every, worlds=worlds, updates=updates, batch=batch)
-    for name, value in numbers.items():
-        if not isinstance(value, int) or not 1 <= value < 2**31:
-            raise InputError(f"{name} is {value!r}: it must be a whole number from 1 on")
-    if warmup < 0:
-        raise InputError(f"warmup is {warmup}: it must not be negative")
-    if len(scale) != spec.observation:
-        raise InputError(
-            f"scale has {len(scale)} numbers, {spec.name} shows {spec.observation}: give one each"
-        )
-    check_positive("scale", **{f"number {i + 1}": value for i, value in enumerate(scale)})
 
 
 class DQN(AbstractAgent):
