@@ -2,3 +2,4 @@
 
 from anima.agent.angc import ANGC as ANGC
 from anima.agent.classic import DQN as DQN
+from anima.agent.living import Living as Living

@@ -2,11 +2,13 @@
 
 import io
 import os
+from functools import partial
 from typing import Any
 
 import jax
 import numpy as np
 
+from anima.agent.life import afresh, decided
 from anima.agent.mind import AbstractMind
 from anima.core.errors import InputError
 from anima.world.host import hosted
@@ -33,10 +35,13 @@ def played(mind: AbstractMind, state: Any, name: str, *, seed: int) -> tuple[byt
         score = 0.0
     except InputError:
         return None
-    choose = jax.jit(lambda seen: mind.choose(state, seen))
+    decide = jax.jit(partial(decided, mind, state, explore=False))
+    thoughts, key = afresh(mind, 1), jax.random.key(seed)
     over = frames[0] is None
     while not over:
-        happened = host.step(np.asarray(choose(host.observation)))
+        key, now = jax.random.split(key)
+        action, thoughts = decide(thoughts, host.observation, host.begun, now)
+        happened = host.step(np.asarray(action))
         score += float(happened.reward[0])
         over = bool(happened.ended[0])
         if not over:
