@@ -67,23 +67,30 @@ WISHES: dict[str, dict[str, dict[str, float]]] = {
 class Preference(eqx.Module):
     """What is preferred of a state.
 
-    - `near`: (reading, target, precision); `goals`: (reading, bound, weight, whether above).
+    - `near`: (name, reading, target, precision). - `goals`: (name, reading, bound, weight, whether
+      to be above it).
     - `effort`: what acting costs, times the squared size of a continuous action's code.
     """
 
-    near: tuple[tuple[Reading, float, float], ...] = eqx.field(static=True)
-    goals: tuple[tuple[Reading, float, float, bool], ...] = eqx.field(static=True)
+    near: tuple[tuple[str, Reading, float, float], ...] = eqx.field(static=True)
+    goals: tuple[tuple[str, Reading, float, float, bool], ...] = eqx.field(static=True)
     effort: float = eqx.field(static=True)
 
     def __call__(self, action: Float[Array, " m"], state: Float[Array, " n"]) -> Scalar:
         """The energy of having come to a state by an action."""
         total = self.effort * jnp.sum(action**2)
-        for read, target, precision in self.near:
+        for _, read, target, precision in self.near:
             total += 0.5 * precision * (read(state) - target) ** 2
-        for read, bound, weight, above in self.goals:
+        for _, read, bound, weight, above in self.goals:
             short = read(state) < bound if above else read(state) > bound
             total += jnp.where(short, weight, 0.0)
         return total
+
+    @property
+    def wanted(self) -> dict[str, tuple[Reading, float]]:
+        """Each quantity that matters: how it is read and where it should be, dearest first."""
+        near = sorted(self.near, key=lambda wish: -wish[3])
+        return {name: (read, target) for name, read, target, *_ in [*near, *self.goals]}
 
 
 def preference(
@@ -111,9 +118,9 @@ def preference(
         strength = _number(name, _KINDS[kind], wish.get(_KINDS[kind], 1.0))
         check_positive(f"prefer.{name}", **{_KINDS[kind]: strength})
         if kind == "target":
-            near.append((readings[name], goal, strength))
+            near.append((name, readings[name], goal, strength))
         else:
-            goals.append((readings[name], goal, strength, kind == "above"))
+            goals.append((name, readings[name], goal, strength, kind == "above"))
     return Preference(tuple(near), tuple(goals), effort)
 
 

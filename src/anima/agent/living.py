@@ -28,7 +28,7 @@ from anima.agent.body import body
 from anima.agent.mind import AbstractMind, Chart, alignment
 from anima.agent.model import Belief, ModelState, WorldModel
 from anima.circuit.circuit import AbstractCircuit
-from anima.core.errors import InputError, check_fraction, check_positive, check_range, pick
+from anima.core.errors import InputError, check_positive, check_range, pick
 from anima.core.types import Scalar
 from anima.learn.assigners import AbstractAssigner
 from anima.learn.gate import GATES, AbstractGate
@@ -226,6 +226,7 @@ class LivingMind(AbstractMind):
         state = dataclasses.replace(state, model=model, drift=self._drift(state))
         return state, said | {
             "surprise": surprise,
+            "error": jnp.sqrt(2 * surprise / self.spec.observation),
             "drift": state.drift,
             "skipped": jnp.asarray(count == 0, float),
             "updates": jnp.asarray(count, float),

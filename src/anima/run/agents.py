@@ -14,16 +14,19 @@ from typing import Any
 import tomli_w
 
 import anima.run.config as configs
+from anima.act.plan import PLANNERS
 from anima.agent.agent import AbstractAgent
 from anima.agent.angc import ANGC
 from anima.agent.body import FORMS
 from anima.agent.classic import DQN
+from anima.agent.living import Living
 from anima.agent.mind import AbstractMind
 from anima.core.errors import InputError, nearest, pick
+from anima.learn.gate import GATES
 from anima.run.config import Table
 from anima.world.env import Spec
 
-AGENTS: dict[str, type[AbstractAgent]] = {agent.name: agent for agent in (DQN, ANGC)}
+AGENTS: dict[str, type[AbstractAgent]] = {agent.name: agent for agent in (DQN, ANGC, Living)}
 DEFAULT = "dqn"
 
 _MOST_STEPS = 2**31 - 1
@@ -128,7 +131,7 @@ def resolve(table: Table) -> LiveConfig:
         agent=_agent(table.get("agent", {"name": DEFAULT})),
         live=live,
     )
-    configs.refuse_negative(configs.as_table(config))
+    _refuse_negative(config)
     return config
 
 
@@ -139,7 +142,8 @@ def dump(config: LiveConfig, header: Table) -> str:
 
 def build_mind(config: LiveConfig, spec: Spec) -> AbstractMind:
     """The mind that the configuration describes, for a world."""
-    settings = {key: _made(value) for key, value in config.agent.items() if key != "name"}
+    made = lambda key, value: _made(value) if key in ("credit", "circuit") else value
+    settings = {key: made(key, value) for key, value in config.agent.items() if key != "name"}
     return AGENTS[config.agent["name"]].recipe(spec, **settings, steps=config.live.steps)
 
 
@@ -167,7 +171,26 @@ def _agent(table: Table) -> Table:
         found["circuit"] = _circuit(
             FORMS["ngc"].build, dict(FORMS["ngc"].circuit) | found.get("circuit", {})
         )
-    return {"name": name} | found
+    return {"name": name} | found | _imagining(found)
+
+
+def _imagining(agent: Table) -> Table:
+    """The settings of an agent that plans, those of its planner and its gate complete."""
+    found: Table = {}
+    for name, table, classes in (("planner", "plan", PLANNERS), ("gate", "gating", GATES)):
+        if agent.get(name):
+            made = pick(f"agent.{name}", agent[name], classes)
+            given = agent.get(table, {})
+            found[table] = configs.arguments(f"agent.{table}", made, given, skip=("space",))
+        elif agent.get(table):
+            raise InputError(f"agent.{table} is of a {name} that nobody named: give agent.{name}")
+    return found
+
+
+def _refuse_negative(config: LiveConfig) -> None:
+    """Of all numbers only what is preferred may be below zero."""
+    agent = {key: value for key, value in config.agent.items() if key != "prefer"}
+    configs.refuse_negative(configs.as_table(dataclasses.replace(config, agent=agent)))
 
 
 def _circuit(build: Callable, given: Table) -> Table:
@@ -182,7 +205,7 @@ def _made(value: Any) -> Any:
 def _nearest_preset(wanted: dict[str, str | None]) -> tuple[str, Table]:
     zoo = {name: read_preset(name) for name in preset_names()}
     fits = lambda table, kinds: all(wanted[kind] in (None, _of(table)[kind]) for kind in kinds)
-    order = sorted(zoo, key=lambda name: (not _usual(zoo[name]), name))
+    order = sorted(zoo, key=lambda name: (*_unusual(zoo[name]), name))
     for name in order:
         if fits(zoo[name], ("world", "agent", "assigner")):
             return name, zoo[name]
@@ -191,16 +214,20 @@ def _nearest_preset(wanted: dict[str, str | None]) -> tuple[str, Table]:
             table = zoo[name]
             rest = {k: v for k, v in table["agent"].items() if k not in ("credit", "circuit")}
             return name, table | {"agent": rest | {"assigner": wanted["assigner"]}}
-    agent: Table = {"name": wanted["agent"] or DEFAULT, "normalise": True}
+    agent: Table = {"name": wanted["agent"] or DEFAULT}
+    if "normalise" in inspect.signature(AGENTS[agent["name"]].recipe).parameters:
+        agent["normalise"] = True
     if wanted["assigner"]:
         agent["assigner"] = wanted["assigner"]
     return "", {"world": {"name": wanted["world"]}, "agent": agent}
 
 
-def _usual(table: Table) -> bool:
-    """Whether a preset is of the default agent with its default assigner."""
-    default = inspect.signature(AGENTS[DEFAULT].recipe).parameters["assigner"].default
-    return (_of(table)["agent"], _of(table)["assigner"]) == (DEFAULT, default)
+def _unusual(table: Table) -> tuple[bool, bool]:
+    """Whether a preset is not of the default agent, and not of its agent's default assigner."""
+    found = _of(table)
+    known = inspect.signature(AGENTS[str(found["agent"])].recipe).parameters
+    usual = known["assigner"].default if "assigner" in known else None
+    return found["agent"] != DEFAULT, found["assigner"] != usual
 
 
 def _of(table: Table) -> dict[str, str | None]:
