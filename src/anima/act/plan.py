@@ -216,8 +216,7 @@ class CEM(AbstractPlanner):
         start = kept.mean, jnp.full_like(kept.mean, self.spread)
         keys = jax.random.split(key, self.iterations)
         (mean, _), (drawn, energies) = jax.lax.scan(improve, start, keys)
-        found = Plan(_decided(self.space, mean), _flat(drawn), energies.ravel())
-        return found, _next(self, kept, mean) if self.warm else kept
+        return _found(self, kept, mean, _flat(drawn), energies.ravel())
 
 
 class MPPI(AbstractPlanner):
@@ -259,8 +258,7 @@ class MPPI(AbstractPlanner):
 
         keys = jax.random.split(key, self.iterations)
         mean, (drawn, energies) = jax.lax.scan(improve, kept.mean, keys)
-        found = Plan(_decided(self.space, mean), _flat(drawn), energies.ravel())
-        return found, _next(self, kept, mean) if self.warm else kept
+        return _found(self, kept, mean, _flat(drawn), energies.ravel())
 
 
 class Settling(AbstractPlanner):
@@ -301,9 +299,7 @@ class Settling(AbstractPlanner):
         last, (visited, energies) = jax.lax.scan(move, kept.mean, rates)
         visited = jnp.concatenate([visited, last[None]])
         energies = jnp.append(energies, self.total(future, state, last))
-        mean = visited[jnp.argmin(energies)]
-        found = Plan(_decided(self.space, mean), visited, energies)
-        return found, _next(self, kept, mean) if self.warm else kept
+        return _found(self, kept, visited[jnp.argmin(energies)], visited, energies)
 
     def pressure(
         self, future: Future, state: Any, actions: Float[Array, "H m"]
@@ -421,6 +417,23 @@ def _moved(
     if isinstance(space, Discrete):
         return jax.nn.softmax(jnp.log(actions + 1e-12) + by, axis=-1)
     return jnp.clip(actions + by, -1, 1)
+
+
+def _found(
+    planner: "CEM | MPPI | Settling",
+    kept: Warm,
+    mean: Float[Array, "H m"],
+    candidates: Float[Array, "S H m"],
+    energies: Float[Array, " S"],
+) -> tuple[Plan, Warm]:
+    """The plan, and what to keep: of choices the best that was imagined, else the mean.
+
+    Between good sequences of pushes lies a better one; between choices lies nothing.
+    """
+    discrete = isinstance(planner.space, Discrete)
+    best = candidates[jnp.argmin(energies)] if discrete else mean
+    plan = Plan(_decided(planner.space, best), candidates, energies)
+    return plan, _next(planner, kept, mean) if planner.warm else kept
 
 
 def _next(planner: AbstractPlanner, kept: Warm, mean: Float[Array, "H m"]) -> Warm:
