@@ -145,9 +145,16 @@ class CompiledLives(AbstractLives):
     """Lives in compiled worlds: a chunk is one program."""
 
     def __init__(self, mind: AbstractMind, world: AbstractWorld, seeds: Sequence[int]):
-        self.mind, self.world, self.seeds = mind, world, list(seeds)
-        count = len(self.seeds)
+        self.mind, self.seeds = mind, list(seeds)
         self._alive = _born_together(mind, self.seeds, jax.vmap(lambda key: begin(world, key)))
+        self.enter(world)
+
+    def enter(self, world: AbstractWorld) -> None:
+        """Goes on in another world, where states are what they were but may move otherwise.
+
+        An episode that has begun goes on from where it stands.
+        """
+        self.world, mind, count = world, self.mind, len(self.seeds)
 
         def chunk(cycles, alive):
             step = lambda alive, _: _cycle(mind, world, alive)

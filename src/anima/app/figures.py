@@ -94,6 +94,7 @@ def life_curve(rows: Rows, surprise_is: str = "mean |TD error|") -> "Figure":
         ):
             _seed_lines(axes, steps, values)
             _head(axes, head)
+        _span(below, surprise)
         _whole_numbers(below, [steps], "Environment step")
         _name_ends(above, {f"{middle[-1]:.1f}": float(middle[-1])})
     last = interval(returns[:, -1:]) if len(returns) > 1 else None
@@ -185,9 +186,8 @@ def model_errors(rows: Rows, lookahead: int) -> "Figure":
             (below, "drift", f"Error after {lookahead} imagined steps (standard deviations)"),
         ):
             steps, values = _by_seed(rows, key)
-            values = np.maximum(values, 1e-6)
             _seed_lines(axes, steps, values)
-            axes.set_yscale("log")
+            _span(axes, values)
             _head(axes, head)
             ends[key] = np.array([iqm(column) for column in values.T])
         _whole_numbers(below, [steps], "Environment step")

@@ -83,7 +83,8 @@ def write_life(
     films = {"policy": played(mind, first, name, seed=living.seed)}
     if isinstance(mind, LivingMind):
         born = jax.jit(mind.init)(jax.random.key(living.seed))
-        films = {"newborn": played(mind, born, name, seed=living.seed)} | films
+        before = played(mind, born, name, seed=living.seed)
+        films = {"newborn": before and (before[0], f"Newborn, at random. {before[1]}")} | films
     report = write_report(
         out,
         title=f"{living.config.agent['name']} in {living.config.world['name']}",

@@ -24,6 +24,7 @@ from anima.agent.mind import AbstractMind
 from anima.core.errors import InputError, nearest, pick
 from anima.learn.gate import GATES
 from anima.run.config import Table
+from anima.world.classic import altered
 from anima.world.env import Spec
 
 AGENTS: dict[str, type[AbstractAgent]] = {agent.name: agent for agent in (DQN, ANGC, Living)}
@@ -62,7 +63,8 @@ class Live:
 class LiveConfig:
     """All that a life depends on, beside its seed.
 
-    `world` names the environment; `agent` names the agent and holds the arguments of its recipe.
+    `world` names the environment, and may say how its physics change (`{ change = { at = 400,
+    motor = -1.0 } }`, after that many steps of the life); `agent` names the agent and holds the arguments of its recipe.
     """
 
     world: Table
@@ -122,12 +124,10 @@ def resolve(table: Table) -> LiveConfig:
             )
         if not isinstance(value, dict):
             raise InputError(f"{name} must be a section with keys, not {value!r}")
-    world = table.get("world", {})
-    if set(world) != {"name"}:
-        raise InputError('[world] must hold a name and nothing else: name = "CartPole-v1"')
+    world = _world(table.get("world", {}))
     live = Live(**configs.arguments("live", Live, table.get("live", {})))
     config = LiveConfig(
-        world={"name": configs.check_value("world.name", str, world["name"])},
+        world=world,
         agent=_agent(table.get("agent", {"name": DEFAULT})),
         live=live,
     )
@@ -174,6 +174,21 @@ def _agent(table: Table) -> Table:
     return {"name": name} | found | _imagining(found)
 
 
+def _world(table: Table) -> Table:
+    """A world's name; and its constants that change, `at` a step of the life."""
+    if not {"name"} <= set(table) <= {"name", "change"}:
+        raise InputError('[world] must hold a name, and may hold a change: name = "CartPole-v1"')
+    world: Table = {"name": configs.check_value("world.name", str, table["name"])}
+    if "change" in table:
+        change = configs.check_value("world.change", dict, table["change"])
+        change = {k: configs.check_value(f"world.change.{k}", float, v) for k, v in change.items()}
+        if change.get("at", 0) < 1 or change["at"] % 1:
+            raise InputError(f"world.change needs at, the step it happens after: {change}")
+        altered(world["name"], {key: value for key, value in change.items() if key != "at"})
+        world["change"] = change
+    return world
+
+
 def _imagining(agent: Table) -> Table:
     """The settings of an agent that plans, those of its planner and its gate complete."""
     found: Table = {}
@@ -188,9 +203,11 @@ def _imagining(agent: Table) -> Table:
 
 
 def _refuse_negative(config: LiveConfig) -> None:
-    """Of all numbers only what is preferred may be below zero."""
-    agent = {key: value for key, value in config.agent.items() if key != "prefer"}
-    configs.refuse_negative(configs.as_table(dataclasses.replace(config, agent=agent)))
+    """Of all numbers only physics and what is preferred may be below zero."""
+    table = configs.as_table(config)
+    table.pop("world")
+    table["agent"].pop("prefer", None)
+    configs.refuse_negative(table)
 
 
 def _circuit(build: Callable, given: Table) -> Table:

@@ -5,14 +5,16 @@ same state the same action leads to the same place (a test steps both side by si
 random numbers of a reset come from another generator.
 """
 
+import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
+from anima.core.errors import InputError, nearest
 from anima.core.types import Scalar
 from anima.world.env import AbstractWorld, Continuous, Discrete, Spec
 
@@ -182,3 +184,21 @@ CLASSIC: dict[str, Callable[[], AbstractWorld]] = {
     world.spec.name: world
     for world in (CartPole, Pendulum, MountainCar, MountainCarContinuous, Acrobot)
 }
+
+
+def altered(name: str, physics: Mapping[str, float]) -> AbstractWorld:
+    """A classic world whose physics are not the usual ones, e.g. `altered("CartPole-v1",
+    {"motor": -1.0})`.
+
+    **Raises:** `InputError` for a world that does not compile here, or has no such constant.
+    """
+    if name not in CLASSIC:
+        raise InputError(
+            f"the physics of {name!r} cannot be changed here: {nearest(name, CLASSIC)}"
+        )
+    usual = CLASSIC[name]()
+    known = [field.name for field in dataclasses.fields(usual) if field.name != "spec"]
+    for key in physics:
+        if key not in known:
+            raise InputError(f"{name} has no constant {key!r}: {nearest(key, known)}")
+    return dataclasses.replace(usual, **physics)
