@@ -195,11 +195,11 @@ def _since(state, steps):
 def test_only_a_lasting_rise_alarms():
     alarm = Alarm(factor=10.0, startle=3, recovery=5)
     zero, none = jnp.zeros(()), jnp.zeros((), jnp.int32)
-    arousal, log = Arousal(zero, zero, none, none, zero), []
+    arousal, log = Arousal(zero, zero, none + 999, none, zero), []
     feel = jax.jit(alarm.felt)
     surprises = [1.0] * 10 + [30.0] + [1.0] * 20 + [100.0] * 6 + [1.0] * 3
     for step, surprise in enumerate(surprises):
-        arousal = feel(arousal, jnp.asarray(surprise), jnp.asarray(step == 0))
+        arousal = feel(arousal, jnp.asarray(surprise), jnp.asarray(step))
         log.append((int(arousal.since), int(arousal.restless)))
     loud = [step for step, (since, _) in enumerate(log) if since == 0]
     assert len(loud) == 1 and 31 <= loud[0] <= 34  # not at the single outlier of step 10
@@ -210,17 +210,18 @@ def test_surprise_raises_learning_and_a_gate_skips_it(small):
     """After an alarm every step learns, `boost` times as much; else only what surprises."""
     mind = small(alarm=10.0, boost=4, recovery=5, gate="threshold", gating=dict(threshold=0.5))
     arousal = lambda since: dataclasses.replace(
-        mind.init(jax.random.key(0)).arousal, since=jnp.asarray(since), usually=jnp.asarray(-1.0)
+        mind.init(jax.random.key(0)).arousal, since=jnp.asarray(since)
     )
     key, ended = jax.random.key(0), jnp.zeros((), bool)
 
-    def count(surprise, since):
-        first = jnp.zeros((), bool)
-        admitted, _ = mind._admitted(arousal(since), jnp.asarray(surprise), first, key)
+    def count(surprise, since, step=50):
+        step = jnp.asarray(step)
+        admitted, _ = mind._admitted(arousal(since), jnp.asarray(surprise), step, key)
         return int(mind._count(arousal(since), admitted, ended))
 
     assert count(0.1, 90) == 0 and count(0.9, 90) == 2
     assert count(0.1, 3) == count(0.9, 3) == 8
+    assert count(0.1, 90, step=2) == 2
 
 
 @pytest.mark.parametrize(

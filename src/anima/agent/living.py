@@ -37,12 +37,13 @@ from anima.world.env import Discrete, Spec, Transition
 from anima.world.replay import Replay
 
 _LATELY, _USUALLY = 0.3, 0.01  # paces of the two running means of log surprise
+_LONG_AGO = 2**30  # steps: the last alarm of one that never had any
 
 
 class Arousal(eqx.Module):
     """How surprised it is of late, beside what is usual: running means of log surprise.
 
-    - `since`: steps since the last alarm, or since birth. - `restless`: random actions to come.
+    - `since`: steps since the last alarm. - `restless`: random actions to come.
     - `threshold`: the gate's.
     """
 
@@ -66,14 +67,14 @@ class Alarm(eqx.Module):
     boost: int = eqx.field(static=True, default=4)
     recovery: int = eqx.field(static=True, default=100)
 
-    def felt(self, arousal: Arousal, surprise: Scalar, first: Bool[Array, ""]) -> Arousal:
-        """After one step more."""
+    def felt(self, arousal: Arousal, surprise: Scalar, step: Int[Array, ""]) -> Arousal:
+        """After one step more; `step` were lived before. The young are never alarmed."""
         level = jnp.log(surprise + 1e-12)
-        lately = jnp.where(first, level, arousal.lately + _LATELY * (level - arousal.lately))
-        pace = jnp.maximum(_USUALLY, 1 / (arousal.since + 1.0))
-        usually = jnp.where(first, level, arousal.usually + pace * (level - arousal.usually))
-        loud = lately - usually > math.log(self.factor) if self.factor else jnp.zeros((), bool)
-        loud = loud & (arousal.since >= self.recovery)
+        pace = jnp.maximum(_USUALLY, 1 / (step + 1.0))
+        usually = arousal.usually + pace * (level - arousal.usually)
+        lately = arousal.lately + jnp.maximum(_LATELY, pace) * (level - arousal.lately)
+        calm = (arousal.since < self.recovery) | (step < self.recovery)
+        loud = ~calm & (lately - usually > math.log(self.factor or math.inf))
         return Arousal(
             lately=lately,
             usually=jnp.where(loud, lately, usually),
@@ -128,11 +129,12 @@ class LivingMind(AbstractMind):
 
     def init(self, key: PRNGKeyArray) -> LivingState:
         none, zero = jnp.zeros((), jnp.int32), jnp.zeros(())
+        long_ago = jnp.full((), _LONG_AGO, jnp.int32)
         return LivingState(
             model=self.model.init(key),
             replay=Replay.empty(self.spec, self.capacity),
             step=none,
-            arousal=Arousal(zero, zero, none, none, zero),
+            arousal=Arousal(zero, zero, long_ago, none, zero),
             alarms=none,
             drift=zero,
         )
@@ -153,15 +155,15 @@ class LivingMind(AbstractMind):
     ) -> tuple[Array, Any]:
         """The first action of a plan from each observation; any action while it knows nothing."""
         count, space = observation.shape[0], self.spec.action
-        drawn, *keys = jax.random.split(key, 1 + count)
+        keys = jax.random.split(key, 1 + count)
 
         def one(seen, kept, key):
             return self.plan(state, seen, kept, key=key, explore=explore)
 
-        plans, thought = jax.vmap(one)(observation, thought, jnp.stack(keys))
+        plans, thought = jax.vmap(one)(observation, thought, keys[1:])
         action = space.decode(plans.actions[:, 0])
         width = 1 if isinstance(space, Discrete) else space.size
-        any_ = space.spread(jax.random.uniform(drawn, (count, width)))
+        any_ = space.spread(jax.random.uniform(keys[0], (count, width)))
         lost = state.step < self.warmup
         lost = lost | (state.arousal.restless > 0) if explore else lost
         return jnp.where(lost, any_, action), thought
@@ -209,9 +211,8 @@ class LivingMind(AbstractMind):
         past = jax.tree.map(lambda leaf: leaf[0, 0], happened)
         gating, learning = jax.random.split(key)
         surprise = self.model.surprise(state.model, past)
-        first = state.step == 0
-        arousal = self.alarm.felt(state.arousal, surprise, first)
-        admitted, threshold = self._admitted(arousal, surprise, first, gating)
+        arousal = self.alarm.felt(state.arousal, surprise, state.step)
+        admitted, threshold = self._admitted(arousal, surprise, state.step, gating)
         arousal = dataclasses.replace(arousal, threshold=threshold)
         state = dataclasses.replace(
             state,
@@ -219,7 +220,7 @@ class LivingMind(AbstractMind):
             replay=state.replay.push(happened),
             step=state.step + 1,
             arousal=arousal,
-            alarms=state.alarms + (self._alarmed(arousal)).astype(jnp.int32),
+            alarms=state.alarms + (arousal.since == 0),
         )
         count = self._count(arousal, admitted, past.ended)
         model, said = self._learnt(state, count, learning)
@@ -234,26 +235,26 @@ class LivingMind(AbstractMind):
         }
 
     def _admitted(
-        self, arousal: Arousal, surprise: Scalar, first: Array, key: PRNGKeyArray
-    ) -> tuple[Array | bool, Scalar]:
+        self, arousal: Arousal, surprise: Scalar, step: Int[Array, ""], key: PRNGKeyArray
+    ) -> tuple[Any, Scalar]:
         """Whether the gate lets this step be learnt; always while it is young or alarmed."""
         if self.gate is None:
             return True, arousal.threshold
+        first, shaken = step == 0, self._shaken(arousal) | (step < self.alarm.recovery)
         admitted, threshold = self.gate.admit(surprise[None], arousal.threshold, first, key=key)
-        return admitted[0] | (arousal.since <= self.alarm.recovery), threshold
+        return admitted[0] | shaken, threshold
 
-    def _alarmed(self, arousal: Arousal) -> Array:
-        return (arousal.since == 0) & (self.alarm.factor > 0)
+    def _shaken(self, arousal: Arousal) -> Bool[Array, ""]:
+        """Whether the last alarm was not long ago."""
+        return arousal.since < self.alarm.recovery
 
-    def _count(self, arousal: Arousal, admitted: Any, ended: Array) -> Any:
+    def _count(self, arousal: Arousal, admitted: Any, ended: Bool[Array, ""]) -> Any:
         """How many updates this step makes: a plain number wherever nothing changes it."""
         count: Any = max(self.updates, 1)
         if self.gate is not None:
             count = jnp.where(admitted, round(count * self.gate.gain), 0)
         if self.alarm.factor:
-            awake = (arousal.since < self.alarm.recovery) & (arousal.usually != 0)
-            shaken = awake & (arousal.restless + arousal.since > 0)
-            count = jnp.where(shaken, self.alarm.boost * count, count)
+            count = jnp.where(self._shaken(arousal), self.alarm.boost, 1) * count
         return count + jnp.where(ended, self.sleep, 0) if self.sleep else count
 
     def _learnt(

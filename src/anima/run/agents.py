@@ -64,7 +64,8 @@ class LiveConfig:
     """All that a life depends on, beside its seed.
 
     `world` names the environment, and may say how its physics change (`{ change = { at = 400,
-    motor = -1.0 } }`, after that many steps of the life); `agent` names the agent and holds the arguments of its recipe.
+    motor = -1.0 } }`, after that many steps of the life); `agent` names the agent and holds the
+    arguments of its recipe.
     """
 
     world: Table
