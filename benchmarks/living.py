@@ -99,8 +99,8 @@ def learnt(world: str, assigner: str) -> dict[str, Any]:
 def judged_in_gymnasium(life: AbstractLives, world: str) -> np.ndarray:
     """Greedy returns of every seed in gymnasium's own world, (seeds, episodes)."""
     hosted = lives(life.mind, make(f"gymnasium:{world}"), life.seeds)
-    alive, worlds = hosted.state
-    hosted.restore((dataclasses.replace(alive, mind=life.alive.mind), worlds))
+    alive, *rest = hosted.state
+    hosted.restore((dataclasses.replace(alive, mind=life.alive.mind), *rest))
     scores = hosted.judge(AT_THE_END, JUDGE_SEED + 1)
     hosted.close()
     return scores

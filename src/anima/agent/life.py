@@ -231,16 +231,17 @@ class HostedLives(AbstractLives):
 
     @property
     def state(self) -> Any:
-        return self.alive, jax.tree.map(jnp.asarray, self._host.snapshot())
+        # the next action belongs to it: found anew by another program, its last bit might differ
+        return self.alive, self._decided(), jax.tree.map(jnp.asarray, self._host.snapshot())
 
     @property
     def alive(self) -> Alive:
         return self._tree.unflatten(self._leaves)
 
     def restore(self, state: Any) -> None:
-        alive, snapshot = state
+        alive, next_, snapshot = state
         self._leaves = [jnp.array(leaf) for leaf in jax.tree.leaves(alive)]
-        self._next = None
+        self._next = jax.tree.map(jnp.array, next_)
         self._host.restore({name: np.asarray(value) for name, value in snapshot.items()})
 
     def advance(self, cycles: int) -> tuple[Any, Ending]:
@@ -279,11 +280,17 @@ class HostedLives(AbstractLives):
         shape = len(self.seeds), self.mind.worlds
         return self._host.observation.reshape(*shape, -1), self._host.begun.reshape(shape)
 
+    def _decided(self, index: int = 0) -> Any:
+        """What is done next, and what is in mind then."""
+        if self._next is None:
+            self._next = self._act(self._leaves, *self._seen(), np.int32(index))
+        return self._next
+
     def _step(self, index: int) -> Transition:
         """One step of all worlds of all lives, with leading axes (lives, worlds)."""
-        if index or self._next is None:
-            self._next = self._act(self._leaves, *self._seen(), np.int32(index))
-        acted, thoughts = self._next
+        if index:
+            self._next = None
+        acted, thoughts = self._decided(index)
         self._leaves[len(self._leaves) - len(thoughts) :] = thoughts  # the last field of a life
         action, shape = np.asarray(acted), acted.shape[:2]
         happened = self._host.step(action.reshape(-1, *action.shape[2:]))

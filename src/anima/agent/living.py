@@ -203,6 +203,15 @@ class LivingMind(AbstractMind):
         thought = jax.tree.map(wide, self.thought())
         return self.decide(state, thought, observation, key, explore=explore)[0]
 
+    def ignorance(self, steps: int) -> str:
+        """What to say of one that has lived so few steps that it acts at random; else nothing."""
+        if steps >= self.warmup:
+            return ""
+        return (
+            f"the world model has seen {steps} steps, and until it has seen {self.warmup} (warmup) "
+            "it acts at random: let it live longer"
+        )
+
     # Learning.
 
     def learn(
@@ -454,10 +463,7 @@ class Living(AbstractAgent):
         deterministic: bool = True,
     ) -> tuple[Any, Any]:
         """As every agent's; `state` is the plan it has in mind. It warns where it knows nothing."""
-        if self.steps < self.mind.warmup:
-            warnings.warn(
-                f"living: the world model has seen {self.steps} steps (warmup is "
-                f"{self.mind.warmup}): it acts at random; let it learn first",
-                stacklevel=2,
-            )
+        assert isinstance(self.mind, LivingMind)
+        if unlearnt := self.mind.ignorance(self.steps):
+            warnings.warn(unlearnt, stacklevel=2)
         return super().predict(observation, state, episode_start, deterministic)

@@ -301,6 +301,8 @@ def _live(options, header, living, *, resume: bool) -> int:
             f"cannot write the report in {out}: {error.strerror or error}; the run itself is "
             f"saved: make room, then `anima resume {shlex.quote(str(out))}` writes it"
         ) from error
+    if "note" in result:
+        print(f"anima: {result['note']}", file=sys.stderr)
     _say(options, result, [*_returns(result), f"run    {result['run']}", f"report {report}"])
     return DONE
 

@@ -126,6 +126,7 @@ def _life_facts(
         ("Credit", str(found["assigner"])),
         ("Environment steps", str(found["environment_steps"])),
         *numbers,
+        *([("Note", found["note"])] if "note" in found else []),
         ("Seconds", f"{outcome.seconds:.1f}"),
         ("Seeds", seeds),
         ("Reproduce", _life_command(header, living)),

@@ -17,6 +17,7 @@ import numpy as np
 import anima.run.config as configs
 from anima.agent.agent import check_finite
 from anima.agent.life import AbstractLives, CompiledLives, lives
+from anima.agent.living import LivingMind
 from anima.core.errors import DivergedError, InputError
 from anima.run import agents, checkpoint, folder
 from anima.run.agents import LiveConfig
@@ -278,8 +279,9 @@ class Window:
 
 def result(path: Path, living: Living, scores: np.ndarray, seconds: float) -> dict[str, Any]:
     """The keys of the command's JSON."""
-    agent = living.config.agent
-    return {
+    agent, mind = living.config.agent, living.mind
+    unlearnt = isinstance(mind, LivingMind) and mind.ignorance(living.lives.steps)
+    return ({"note": unlearnt} if unlearnt else {}) | {
         "run": str(path),
         "seed": living.seed,
         "seeds": len(living.seeds),
