@@ -46,7 +46,7 @@ WORLDS: dict[str, tuple[tuple[float, ...], int, int]] = {
     "MountainCarContinuous-v0": ((90.0,), 6000, 500),
     "Acrobot-v1": ((-100.0,), 5000, 500),
 }
-MODELS = ("predictive", "eqprop", "backprop")
+MODELS = ("fixed-prediction", "predictive", "eqprop", "backprop")
 CHANGES = {
     "CartPole-v1": ("motor reversed", lambda: CartPole(motor=-1.0), 400),
     "Pendulum-v1": ("gravity x 1.5", lambda: Pendulum(gravity=1.5), 2000),
@@ -139,7 +139,7 @@ def changed(world: str, assigner: str, reaction: str) -> dict[str, Any]:
 
 def speed() -> dict[str, Any]:
     """Environment steps a second on gymnasium's CartPole: planning and learning at every step."""
-    name, mind = mind_of("CartPole-v1", "predictive")
+    name, mind = mind_of("CartPole-v1", "fixed-prediction")
     life = lives(mind, make("gymnasium:CartPole-v1"), [0])
     begun = time.perf_counter()
     life.advance(50)
@@ -193,7 +193,7 @@ def _cases(options: argparse.Namespace) -> dict[str, Any]:
                 w, m, r
             )
             for world in worlds
-            for model in options.model or ["predictive"]
+            for model in options.model or ["fixed-prediction"]
             for reaction in REACTIONS
         }
     return {

@@ -207,9 +207,9 @@ def _continual_row(name: str, row: dict) -> str:
 
 
 LIVING = {
-    ("CartPole-v1", 500.0): {"predictive": 250, "eqprop": 400},
-    ("Pendulum-v1", -200.0): {"predictive": 500},
-    ("Pendulum-v1", -160.0): {"predictive": 3000},
+    ("CartPole-v1", 500.0): {"fixed-prediction": 250, "eqprop": 400},
+    ("Pendulum-v1", -200.0): {"fixed-prediction": 500},
+    ("Pendulum-v1", -160.0): {"fixed-prediction": 3000},
 }
 """By when the living agent is asked to have reached a return: (world, return) -> model -> step."""
 

@@ -109,7 +109,7 @@ def test_a_change_of_physics_that_cannot_be_is_refused(change, said):
 
 def test_the_living_agent_has_presets_and_settings_of_its_own():
     name, table = agents.choose("CartPole-v1", agent="living")
-    assert name == "cartpole-living-predictive"
+    assert name == "cartpole-living"
     given = ["agent.prefer.position.target=-1.0", "agent.planner=cem", "agent.plan.samples=9"]
     given += ["agent.gate=quantile", "world.change={at=9, motor=-1.0}"]
     table["agent"]["plan"] = {}

@@ -16,6 +16,7 @@ from anima.learn.assigners import (
     AbstractAssigner,
     Backprop,
     EquilibriumPropagation,
+    FixedPrediction,
     NGCRule,
     PredictiveCoding,
 )
@@ -45,6 +46,7 @@ _PHASES = dict(beta=0.5, scheme="centred", solver=EvenOdd(), free_steps=8, nudge
 
 FORMS: dict[str, Form] = {
     "backprop": Form(Predictive.mlp, _TANH, Backprop, {}),
+    "fixed-prediction": Form(Predictive.mlp, _TANH, FixedPrediction, dict(max_steps=4)),
     "predictive": Form(Predictive.mlp, _TANH, PredictiveCoding, _SETTLING),
     "ngc": Form(NGC.mlp, _ERROR_SYNAPSES, NGCRule, _SETTLING),
     "eqprop": Form(Hopfield.mlp, {}, EquilibriumPropagation, _PHASES),

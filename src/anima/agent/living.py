@@ -28,7 +28,7 @@ from anima.agent.body import body
 from anima.agent.mind import AbstractMind, Chart, alignment
 from anima.agent.model import Belief, ModelState, WorldModel
 from anima.circuit.circuit import AbstractCircuit
-from anima.core.errors import InputError, check_positive, check_range, pick
+from anima.core.errors import InputError, check_fraction, check_positive, check_range, pick
 from anima.core.types import Scalar
 from anima.learn.assigners import AbstractAssigner
 from anima.learn.gate import GATES, AbstractGate
@@ -105,7 +105,8 @@ class LivingMind(AbstractMind):
     - `updates`: replayed updates a step, of `batch` transitions each, the newest always among
       them; 0 is strictly online: one update a step, from the newest transition alone.
     - `sleep`: updates more when an episode ends. - `window`: how many of the last transitions
-      are replayed (0: all that `capacity` keeps). - `warmup`: random actions at birth.
+      are replayed (0: all that `capacity` keeps). - `warmup`: random actions at birth; `whim`,
+      how likely any later action is random, unless it is judged: a routine teaches nothing new.
     - `curiosity`: what a nat of information is worth, in units of the wish, while it explores.
     - `lookahead`: over how many steps the open-loop error is measured.
     """
@@ -122,6 +123,7 @@ class LivingMind(AbstractMind):
     window: int = eqx.field(static=True)
     capacity: int = eqx.field(static=True)
     warmup: int = eqx.field(static=True)
+    whim: float = eqx.field(static=True)
     curiosity: float = eqx.field(static=True)
     lookahead: int = eqx.field(static=True)
     every: int = eqx.field(static=True, default=1)
@@ -163,10 +165,11 @@ class LivingMind(AbstractMind):
         plans, thought = jax.vmap(one)(observation, thought, keys[1:])
         action = space.decode(plans.actions[:, 0])
         width = 1 if isinstance(space, Discrete) else space.size
-        any_ = space.spread(jax.random.uniform(keys[0], (count, width)))
-        lost = state.step < self.warmup
-        lost = lost | (state.arousal.restless > 0) if explore else lost
-        return jnp.where(lost, any_, action), thought
+        drawn = jax.random.uniform(keys[0], (count, width + 1))
+        lost = jnp.broadcast_to(state.step < self.warmup, (count,))
+        if explore:
+            lost = lost | (state.arousal.restless > 0) | (drawn[:, -1] < self.whim)
+        return jnp.where(_like(lost, action), space.spread(drawn[:, :-1]), action), thought
 
     def plan(
         self,
@@ -315,6 +318,10 @@ class LivingMind(AbstractMind):
         return {name: member(k) for k, name in enumerate(names)}
 
 
+def _like(mask: Array, array: Array) -> Array:
+    return mask.reshape(mask.shape + (1,) * (array.ndim - mask.ndim))
+
+
 def _told(info: Any) -> Chart:
     return {
         "cost": jnp.mean(info.cost),
@@ -327,10 +334,11 @@ def _told(info: Any) -> Chart:
 def living(
     spec: Spec,
     *,
-    assigner: str | AbstractAssigner = "predictive",
+    assigner: str | AbstractAssigner = "fixed-prediction",
     credit: dict[str, Any] | None = None,
     circuit: dict[str, Any] | None = None,
     hidden: Sequence[int] = (64, 64),
+    boldness: float = 0.1,
     members: int = 1,
     noise: float = 0.1,
     rule: str = "adam",
@@ -343,6 +351,7 @@ def living(
     window: int = 0,
     capacity: int = 50_000,
     warmup: int = 25,
+    whim: float = 0.0,
     planner: str = "",
     plan: dict[str, Any] | None = None,
     prefer: dict[str, Any] | None = None,
@@ -364,8 +373,8 @@ def living(
     `PLANNERS` (none: `"exhaustive"` for a set of actions, else `"mppi"`), and `plan`, its
     arguments. `prefer`, a table as in `act/preference.py` (none: what the world's own task
     rewards, for the classic-control tasks). `gate`, a name of `GATES`, and `gating`, its
-    arguments. `alarm`, `startle`, `boost`, `recovery`: see `Alarm`; `members`, `noise`: see
-    `WorldModel`. The others are the fields of `LivingMind`.
+    arguments. `alarm`, `startle`, `boost`, `recovery`: see `Alarm`; `boldness`, `members`, `noise`:
+    see `WorldModel`. The others are the fields of `LivingMind`.
 
     **Raises:** `InputError` for settings out of range, a preference over a state that the world
     lacks, or a world whose preferred states nobody named.
@@ -376,7 +385,8 @@ def living(
     _check_whole(0, **counts, recovery=recovery)
     _check_whole(1, boost=boost)
     check_range("living", 0, math.inf, curiosity=curiosity, alarm=alarm, effort=effort)
-    check_positive("living", noise=noise)
+    check_positive("living", noise=noise, boldness=boldness)
+    check_fraction("living", whim=whim)
     if alarm and alarm <= 1:
         raise InputError(f"living: alarm is {alarm}: it must be 0 (never) or more than 1")
     if curiosity and members < 2:
@@ -398,7 +408,7 @@ def living(
     )
     return LivingMind(
         spec=spec,
-        model=WorldModel(spec, draw, made, learning, members, noise),
+        model=WorldModel(spec, draw, made, learning, boldness, members, noise),
         planner=_planner(spec, planner, plan),
         wish=_wish(spec, prefer, effort),
         alarm=Alarm(alarm, startle, boost, recovery),
@@ -409,6 +419,7 @@ def living(
         window=window,
         capacity=capacity,
         warmup=warmup,
+        whim=whim,
         curiosity=curiosity,
         lookahead=lookahead,
     )

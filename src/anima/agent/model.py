@@ -9,6 +9,7 @@ Observations and changes are normalised by their running moments. An ensemble of
 from its own draw and its own batches, tells what it does not know yet by where it disagrees.
 """
 
+import dataclasses
 from collections.abc import Callable
 
 import equinox as eqx
@@ -47,6 +48,8 @@ class WorldModel(eqx.Module):
     """How changes of one world are foreseen and learnt.
 
     - `draw`: makes a circuit from a key; `assigner`, `optimiser`: what learns it.
+    - `boldness`: what the synapses that lead to the output are multiplied with at birth. What
+      a newborn circuit says of states that it never sees it says forever; so it should say little.
     - `members`: K. - `noise`: the standard deviation, in that of the changes, of what would
       remain unpredictable: disagreement well below it teaches nothing.
     """
@@ -55,12 +58,14 @@ class WorldModel(eqx.Module):
     draw: Callable[[PRNGKeyArray], AbstractCircuit] = eqx.field(static=True)
     assigner: AbstractAssigner
     optimiser: optax.GradientTransformation = eqx.field(static=True)
+    boldness: float = eqx.field(static=True)
     members: int = eqx.field(static=True)
     noise: float = eqx.field(static=True)
 
     def init(self, key: PRNGKeyArray) -> ModelState:
         """K newborn circuits that have seen nothing."""
-        circuits = jax.vmap(self.draw)(jax.random.split(key, self.members))
+        draw = lambda key: _modest(self.draw(key), self.boldness)
+        circuits = jax.vmap(draw)(jax.random.split(key, self.members))
         memory = jax.vmap(lambda circuit: self.optimiser.init(circuit.parameters()[0]))(circuits)
         none = Moments.empty(self.spec.observation)
         return ModelState(circuits, memory, none, none)
@@ -145,3 +150,12 @@ class WorldModel(eqx.Module):
         self, state: ModelState, seen: Float[Array, "*batch n"], code: Float[Array, "*batch m"]
     ) -> Float[Array, "*batch i"]:
         return jnp.concatenate([state.seen.normalise(seen), code], -1)
+
+
+def _modest(circuit: AbstractCircuit, share: float) -> AbstractCircuit:
+    """The circuit with `share` of the synapses that lead to its output."""
+    synapses = {
+        name: jax.tree.map(lambda w: share * w, synapse) if name.endswith("->output") else synapse
+        for name, synapse in circuit.synapses.items()  # type: ignore[attr-defined]
+    }
+    return dataclasses.replace(circuit, synapses=synapses)
