@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 
 from anima.agent import Living
+from anima.agent.body import FORMS
 from anima.agent.life import lives
 from anima.agent.living import Alarm, Arousal, living
+from anima.agent.model import Belief
 from anima.core.errors import InputError
 from anima.world.classic import CartPole, Pendulum
 from anima.world.env import AbstractWorld, Continuous, Discrete, Spec, blank
@@ -81,8 +83,6 @@ def test_it_sleeps_when_an_episode_ends(grown):
 def test_members_disagree_where_nobody_has_been(grown):
     mind, life, *_ = grown
     state = life.one(0).mind
-    from anima.agent.model import Belief
-
     gain = lambda seen: (
         mind.model.imagine(
             state.model, Belief(jnp.asarray(seen), jnp.zeros(())), jnp.eye(3)[0]
@@ -149,6 +149,32 @@ def test_a_life_with_plans_goes_on_from_its_state_bit_for_bit(world):
     np.testing.assert_array_equal(one.judge(1, 3), other.judge(1, 3))
     one.close()
     other.close()
+
+
+@pytest.mark.parametrize("assigner", sorted(FORMS))
+def test_any_circuit_and_rule_learns_how_the_world_moves(assigner):
+    """Two members, thirty updates on pushes from random places: what is left is a part of it."""
+    model = living(
+        Slide().spec, **TINY | dict(assigner=assigner, rate=0.02, members=2), **CHOICES, prefer=WISH
+    ).model
+    keys = jax.random.split(jax.random.key(0), 3)
+    seen = jax.random.normal(keys[0], (2, 16, 2))
+    action = jax.random.randint(keys[1], (2, 16), 0, 3)
+    moved = jax.vmap(jax.vmap(lambda z, a: Slide().step(z, a, keys[2])[0]))(seen, action)
+    past = blank(model.spec, 2, 16)._replace(observation=seen, action=action, following=moved)
+
+    @jax.jit
+    def grown(key):
+        some = jax.tree.map(lambda leaf: leaf[0], past)
+        notice = lambda state, one: (model.noticed(state, one), None)
+        state, _ = jax.lax.scan(notice, model.init(key), some)
+        update = lambda i, state: model.learnt(state, past, i, key)[0]
+        after = jax.lax.fori_loop(0, 30, update, state)
+        left = lambda state: jnp.mean(jax.vmap(lambda one: model.surprise(state, one))(some))
+        return left(state), left(after)
+
+    before, after = grown(jax.random.key(4))
+    assert after < 0.3 * before
 
 
 # Surprise.
