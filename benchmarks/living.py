@@ -5,10 +5,11 @@
     python -m benchmarks.living --speed
 
 Seeds 0 to 9 live side by side in compiled worlds, judged by 5 greedy episodes each in fresh
-worlds until all have come to the returns asked for; the end is judged by 100 greedy episodes a seed in gymnasium itself. The twin is the
-same agent whose model of equal size learns by backpropagation. Settings were tuned on seeds from
-100 on. Results go to `benchmarks/results/living.json`, one entry a case; cases that are there are
-not run again unless `--again`.
+worlds until all have come to the returns asked for; the end is judged by 100 greedy episodes a
+seed in gymnasium itself. The twin (`backprop`) is the same agent whose model of equal size learns
+by backpropagation. Settings were tuned on seeds from 100 on. Results go to
+`benchmarks/results/living.json`, one entry a case; cases that are there are not run again unless
+`--again`.
 """
 
 import argparse
