@@ -60,8 +60,14 @@ REACTIONS = {
 
 
 def mind_of(world: str, assigner: str, *settings: str) -> tuple[str, AbstractMind]:
-    """The mind of the preset for a world and a way to learn, and the preset's name."""
-    name, table = agents.choose(world, agent="living", assigner=assigner)
+    """The mind of the preset for a world and a way to learn, and the preset's name.
+
+    The twin is the default preset's: the same circuit, learnt by backpropagation.
+    """
+    twin = assigner == "backprop"
+    name, table = agents.choose(world, agent="living", assigner=None if twin else assigner)
+    if twin:
+        table = table | {"agent": table["agent"] | {"assigner": assigner}}
     config = agents.resolve(configs.override(table, list(settings), agents.resolve))
     return name, agents.build_mind(config, make(world).spec)
 

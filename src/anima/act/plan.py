@@ -117,7 +117,7 @@ class Exhaustive(AbstractPlanner):
 
     space: ActionSpace = eqx.field(static=True)
     horizon: int = eqx.field(static=True, default=7)
-    hold: int = eqx.field(static=True, default=3)
+    hold: int = eqx.field(static=True, default=2)
     discount: float = eqx.field(static=True, default=1.0)
 
     def __check_init__(self):

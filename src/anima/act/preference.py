@@ -49,7 +49,7 @@ READINGS: dict[str, dict[str, Reading]] = {
 WISHES: dict[str, dict[str, dict[str, float]]] = {
     "CartPole-v1": {
         "position": {"target": 0.0, "precision": 0.2},
-        "velocity": {"target": 0.0, "precision": 0.2},
+        "velocity": {"target": 0.0, "precision": 0.02},
         "angle": {"target": 0.0, "precision": 20.0},
         "spin": {"target": 0.0, "precision": 0.2},
     },
