@@ -152,6 +152,7 @@ class Living:
             self.folder / "checkpoints", self.lives.state, warn=warn, check=self._check_unchanged
         )
         self.lives.restore(found.state)
+        self._change()
         notes = found.notes
         return notes["rows"], Window.read(notes["window"]), notes["seconds"]
 
