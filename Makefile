@@ -8,7 +8,7 @@ INSTALLED := $(VENV)/.installed
 .PHONY: demo test bench lint clean
 
 demo: $(INSTALLED)
-	$(BIN)/anima learn digits
+	$(BIN)/anima live CartPole-v1 --agent living
 
 test: $(INSTALLED)
 	$(BIN)/ruff format --check src tests benchmarks examples

@@ -150,6 +150,75 @@ def cost_table() -> list[str]:
     return lines
 
 
+LIVING = {
+    ("CartPole-v1", 500.0): {"fixed-prediction": 250, "eqprop": 400},
+    ("Pendulum-v1", -200.0): {"fixed-prediction": 500},
+    ("Pendulum-v1", -160.0): {"fixed-prediction": 3000},
+}
+"""By when the living agent is asked to have reached a return: (world, return) -> model -> step."""
+
+
+def living_tables() -> list[str]:
+    """Steps to solve a task from scratch, what a change of physics costs, and the speed."""
+    found = read(RESULTS / "living.json")
+    if found is None:
+        return []
+    cases = found["cases"]
+    lines = [
+        f"`{found['command']}`. Steps to a return: the median and the worst of the seeds, judged",
+        "on the way by 5 greedy episodes each; in brackets how many of them came there.",
+        "",
+        "| world | model | steps to a return | asked | 100 greedy episodes at the end, IQM [95%] |",
+        "|---|---|---|---|---|",
+    ]
+    lines += [_living_row(case) for case in cases.values() if "reached" in case]
+    changes = [case for case in cases.values() if "change" in case]
+    if changes:
+        lines += [
+            "",
+            "Physics that change mid-life. Episodes until the life itself is back at 90% of the",
+            "gap between a model frozen at the change and what it reached before it:",
+            "",
+            "| world | change | reaction | before | frozen | episodes: median, worst |",
+            "|---|---|---|---|---|---|",
+            *(_change_row(case) for case in changes),
+        ]
+    if "speed" in cases:
+        row = cases["speed"]
+        lines += [
+            "",
+            f"Planning and learning together: {row['steps_per_second']:.0f} steps a second on "
+            f"`{row['world']}`, {row['cores']} core(s).",
+        ]
+    return lines
+
+
+def _living_row(case: dict) -> str:
+    cells, asked = [], []
+    for threshold, steps in case["reached"].items():
+        there = sorted(step for step in steps if step is not None)
+        middle = f"{there[len(there) // 2]}, {there[-1]}" if there else "-"
+        cells.append(f"{float(threshold):g}: {middle} ({len(there)}/{len(steps)})")
+        by = LIVING.get((case["world"], float(threshold)), {}).get(case["assigner"])
+        asked.append(f"{by}" if by else "-")
+    low, high = case["ci95"]
+    return (
+        f"| {case['world']} | {case['assigner']} | {'; '.join(cells)} | {'; '.join(asked)} | "
+        f"{case['return_iqm']:.1f} [{low:.1f}, {high:.1f}] after {case['steps']} |"
+    )
+
+
+def _change_row(case: dict) -> str:
+    first = case["episodes_to_90_percent"]
+    there = sorted(count for count in first if count is not None)
+    said = f"{there[len(there) // 2]}, {there[-1]} ({len(there)}/{len(first)})" if there else "-"
+    mean = lambda values: sum(values) / len(values)
+    return (
+        f"| {case['world']} | {case['change']} | {case['reaction']} | {mean(case['before']):.0f} | "
+        f"{mean(case['frozen']):.0f} | {said} |"
+    )
+
+
 def conformance_page() -> str:
     """docs/conformance.md, whole: one row a law, one column a cost."""
     found = read(RESULTS / "conformance.json")
@@ -288,6 +357,10 @@ def results_page() -> str:
             "## What credit costs",
             "",
             *cost_table(),
+            "",
+            "## The living agent",
+            "",
+            *living_tables(),
             "",
             "## Speed",
             "",

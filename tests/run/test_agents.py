@@ -102,3 +102,37 @@ def test_settings_are_set_at_any_depth():
 def test_seeds_out_of_range_are_refused(count):
     with pytest.raises(InputError, match="--seeds"):
         agents.check_seeds(count)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("{motor=-1.0}", "needs at"),
+        ("{at=0, motor=-1.0}", "needs at"),
+        ("{at=9, moter=-1.0}", "did you mean 'motor'"),
+        ("{at=9, motor='x'}", "world.change.motor"),
+        ("9", "world.change is 9"),
+    ],
+)
+def test_a_change_of_physics_that_cannot_be_is_refused(change, said):
+    table = agents.read_preset("cartpole-dqn-predictive")
+    with pytest.raises(InputError, match=said):
+        agents.resolve(configs.override(table, [f"world.change={change}"], agents.resolve))
+
+
+def test_the_living_agent_has_presets_and_settings_of_its_own():
+    name, table = agents.choose("CartPole-v1", agent="living")
+    assert name == "cartpole-living"
+    given = ["agent.prefer.position.target=-1.0", "agent.planner=cem", "agent.plan.samples=9"]
+    given += ["agent.gate=quantile", "world.change={at=9, motor=-1.0}"]
+    table["agent"]["plan"] = {}
+    config = agents.resolve(configs.override(table, given, agents.resolve))
+    assert config.agent["plan"]["samples"] == 9 and config.agent["plan"]["horizon"] == 15
+    assert config.agent["gating"]["share"] == 0.2 and config.world["change"]["motor"] == -1.0
+    mind = agents.build_mind(config, make("CartPole-v1").spec)
+    assert mind.planner.samples == 9 and mind.wish.near[0][2] == -1.0
+    name, table = agents.choose("Reacher-v5", agent="living")
+    assert name == "" and agents.resolve(table).agent["planner"] == ""
+    table["agent"]["plan"] = {"horizon": 3}
+    with pytest.raises(InputError, match=r"give agent\.planner"):
+        agents.resolve(table)

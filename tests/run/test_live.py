@@ -135,3 +135,20 @@ def test_an_edited_run_is_named(tmp_path):
     path.write_text(path.read_text().replace("seeds = 2", "seeds = 0"))
     with pytest.raises(InputError, match="seeds is 0"):
         live.read(tmp_path)
+
+
+def test_physics_change_when_they_are_to_and_stay_changed_when_resumed(finished, tmp_path):
+    """From step 16 on the motor is reversed; who resumes later finds it so."""
+    usual, _ = finished
+    (tmp_path / "a").mkdir()
+    living = _living(tmp_path / "a", "world.change={at=16, motor=-1.0}")
+    living.run()
+    assert living.world.motor == -1 and usual.world.motor == 1
+    rows = read_rows(tmp_path / "a" / "metrics.jsonl")
+    before = read_rows(usual.folder / "metrics.jsonl")
+    drop = lambda row: {k: v for k, v in row.items() if k != "seconds"}
+    assert [*map(drop, rows[:4])] == [*map(drop, before[:4])] and drop(rows[4]) != drop(before[4])
+    again = _living(tmp_path / "a", "world.change={at=16, motor=-1.0}")
+    again.run(resume=True)
+    assert again.world.motor == -1
+    np.testing.assert_array_equal(again.judge(), living.judge())

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from anima.core.errors import InputError
-from anima.world.classic import CLASSIC
+from anima.world.classic import CLASSIC, CartPole, Pendulum
 from anima.world.env import Continuous, Discrete, Moments, begin, make, proceed
 from anima.world.host import hosted
 
@@ -243,3 +243,17 @@ def test_heavy_imports_wait_until_a_world_is_made():
     said = "import anima, anima.world.env, sys; print({'gymnasium', 'gymnax'} & set(sys.modules))"
     out = subprocess.run([sys.executable, "-c", said], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "set()"
+
+
+def test_a_changed_world_moves_as_its_physics_say():
+    """A reversed motor swaps the actions; more gravity is gymnasium's with that gravity."""
+    key, state = jax.random.key(0), jnp.asarray([0.1, -0.2, 0.03, 0.4])
+    swapped = CartPole(motor=-1.0).step(state, jnp.asarray(1), key)[0]
+    np.testing.assert_array_equal(swapped, CartPole().step(state, jnp.asarray(0), key)[0])
+    environment = gymnasium.make("Pendulum-v1", g=15.0).unwrapped
+    environment.reset(seed=0)
+    environment.state = np.asarray([2.0, 0.5])
+    seen, *_ = environment.step(np.asarray([1.0]))
+    world = Pendulum(gravity=1.5)
+    moved = world.step(jnp.asarray([2.0, 0.5]), jnp.asarray([1.0]), key)[0]
+    np.testing.assert_allclose(world.observe(moved), seen, rtol=1e-5)

@@ -8,3 +8,4 @@ from anima.agent.classic import REINFORCE as REINFORCE
 from anima.agent.classic import SAC as SAC
 from anima.agent.classic import SVG0 as SVG0
 from anima.agent.classic import Synapse as Synapse
+from anima.agent.living import Living as Living

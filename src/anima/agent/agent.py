@@ -7,6 +7,7 @@ Stable-Baselines3's `evaluate_policy` gives and returns what it expects.
 import inspect
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -14,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from anima.agent.life import AbstractLives, lives
+from anima.agent.life import AbstractLives, afresh, decided, lives
 from anima.agent.mind import AbstractMind
 from anima.core.errors import DivergedError, InputError, nearest
 from anima.world.env import AbstractWorld, Discrete, make
@@ -54,7 +55,7 @@ class AbstractAgent:
                 )
         self.mind = type(self).recipe(self.world.spec, **settings)
         self._lives: AbstractLives | None = None
-        self._choose, self._act = jax.jit(self.mind.choose), jax.jit(self.mind.act)
+        self._decide = jax.jit(partial(decided, self.mind), static_argnames="explore")
         self._asked = 0
 
     @property
@@ -96,11 +97,12 @@ class AbstractAgent:
         state: Any = None,
         episode_start: Any = None,
         deterministic: bool = True,
-    ) -> tuple[np.ndarray, None]:
-        """What to do, (action, None): for one observation, or for a batch of them.
+    ) -> tuple[np.ndarray, Any]:
+        """What to do, for one observation or for a batch of them, and what is in mind then.
 
         **Arguments:** `observation`, (n,) or (batch, n); `deterministic`, whether not to explore.
-        `state` and `episode_start` are for agents that remember, and unused.
+        `state`: what the last call of this episode returned, for agents that carry a thought from
+        step to step (others return `None`); `episode_start`, where it is to be forgotten.
 
         **Raises:** `InputError` for an observation of another shape, or not finite.
         """
@@ -113,16 +115,17 @@ class AbstractAgent:
         if not np.isfinite(seen).all():
             raise InputError("predict: the observation holds a number that is not finite")
         batch = jnp.asarray(np.atleast_2d(seen))
-        if deterministic:
-            action = self._choose(self.state, batch)
-        else:
-            self._asked += 1
-            key = jax.random.fold_in(jax.random.key(self.seed + 1), self._asked)
-            action = self._act(self.state, batch, key)
+        begun = np.zeros(len(batch), bool) if episode_start is None else np.asarray(episode_start)
+        state = afresh(self.mind, len(batch)) if state is None else state
+        self._asked += not deterministic
+        key = jax.random.fold_in(jax.random.key(self.seed + 1), self._asked)
+        action, state = self._decide(
+            self.state, state, batch, begun.reshape(-1), key, explore=not deterministic
+        )
         action = np.asarray(self.mind.spec.action.clip(action))
         if isinstance(self.mind.spec.action, Discrete):
             action = action.astype(np.int64)
-        return (action if seen.ndim == 2 else action[0]), None
+        return (action if seen.ndim == 2 else action[0]), state
 
     def save(self, path: str | Path) -> None:
         """Writes the agent to one file: its settings, and all its life, replay included.

@@ -17,6 +17,7 @@ from anima.learn.assigners import (
     AbstractAssigner,
     Backprop,
     EquilibriumPropagation,
+    FixedPrediction,
     NGCRule,
     PredictiveCoding,
 )
@@ -49,6 +50,7 @@ _PHASES = dict(
 
 FORMS: dict[str, Form] = {
     "backprop": Form(Predictive.mlp, _TANH, Backprop, {}),
+    "fixed-prediction": Form(Predictive.mlp, _TANH, FixedPrediction, dict(max_steps=4)),
     "predictive": Form(Predictive.mlp, _TANH, PredictiveCoding, _SETTLING),
     "zil": Form(Predictive.mlp, _TANH, ZIL, {}),
     "ngc": Form(NGC.mlp, _ERROR_SYNAPSES, NGCRule, _SETTLING),

@@ -6,6 +6,7 @@ functions. Either way the numbers depend on the seed and the step alone: not on 
 into chunks, nor on who else lives.
 """
 
+import dataclasses
 import math
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -25,7 +26,7 @@ from anima.world.host import Host, Hosted
 
 _MOST_SIDE_BY_SIDE = 10  # hosted worlds open at once for an evaluation
 # They keep the streams of birth and of evaluation apart from those of a life's cycles.
-_BIRTH, _JUDGED = 0xB1B1B1B1, 0xE7E7E7E7
+_BIRTH, _JUDGED, _THINKING = 0xB1B1B1B1, 0xE7E7E7E7, 0x7417
 
 
 CLOCKS = ("cycle", "step", "head", "filled")
@@ -60,6 +61,7 @@ class Alive(eqx.Module):
 
     - `mind`: the mind's state. - `worlds`: the moments of compiled worlds; of hosted ones, what
       was last seen. - `tally`. - `cycle`: how often it has learnt. - `key`: never changes.
+    - `thoughts`: what the mind carries from step to step, with an axis of worlds.
     """
 
     mind: Any
@@ -67,6 +69,7 @@ class Alive(eqx.Module):
     tally: Tally
     cycle: Int[Array, ""]
     key: PRNGKeyArray
+    thoughts: Any = None
 
 
 class AbstractLives:
@@ -142,9 +145,16 @@ class CompiledLives(AbstractLives):
     """Lives in compiled worlds: a chunk is one program."""
 
     def __init__(self, mind: AbstractMind, world: AbstractWorld, seeds: Sequence[int]):
-        self.mind, self.world, self.seeds = mind, world, list(seeds)
-        count = len(self.seeds)
+        self.mind, self.seeds = mind, list(seeds)
         self._alive = _born_together(mind, self.seeds, jax.vmap(lambda key: begin(world, key)))
+        self.enter(world)
+
+    def enter(self, world: AbstractWorld) -> None:
+        """Goes on in another world, where states are what they were but may move otherwise.
+
+        An episode that has begun goes on from where it stands.
+        """
+        self.world, mind, count = world, self.mind, len(self.seeds)
 
         def chunk(cycles, alive):
             step = lambda alive, _: _cycle(mind, world, alive)
@@ -194,39 +204,44 @@ class HostedLives(AbstractLives):
         none = lambda keys: jnp.zeros((count, mind.spec.observation))
         self._leaves, self._tree = jax.tree.flatten(_born_together(mind, self.seeds, none))
         self._names: list[str] = []
-        self._action: Any = None  # of the cycle's first step, once it is known
+        self._next: Any = None  # the cycle's first action and its thoughts, once they are known
         together = partial(_together, count=len(self.seeds))
-        act = lambda i, alive, seen: mind.act(alive.mind, seen, _keys(mind, alive)[1][i])
 
-        def learn(alive, happened, seen):
+        def act(i, alive, seen, begun):
+            key = _keys(mind, alive)[1][i]
+            action, thoughts = decided(mind, alive.mind, alive.thoughts, seen, begun, key)
+            return action, jax.tree.leaves(thoughts)
+
+        def learn(alive, happened, seen, begun):
             alive, chart, ending = _learnt(mind, alive, happened)
             self._names = sorted(chart)
             values = jnp.stack([chart[name] for name in self._names])
-            return alive, (act(0, alive, seen), values, ending)
+            return alive, (act(0, alive, seen, begun), values, ending)
 
-        def acting(leaves, seen, i):
-            return together(partial(act, i))((self._tree.unflatten(leaves), seen))
+        def acting(leaves, seen, begun, i):
+            return together(partial(act, i))((self._tree.unflatten(leaves), seen, begun))
 
-        def learning(leaves, happened, seen):
-            alive, rest = together(learn)((self._tree.unflatten(leaves), happened, seen))
+        def learning(leaves, happened, seen, begun):
+            alive, rest = together(learn)((self._tree.unflatten(leaves), happened, seen, begun))
             return jax.tree.leaves(alive), *rest
 
         self._act = jax.jit(acting)
         self._learn = jax.jit(learning, donate_argnums=0)
-        self._choose = jax.jit(mind.choose)
+        self._decide = jax.jit(partial(decided, mind), static_argnames="explore")
 
     @property
     def state(self) -> Any:
-        return self.alive, jax.tree.map(jnp.asarray, self._host.snapshot())
+        # the next action belongs to it: found anew by another program, its last bit might differ
+        return self.alive, self._decided(), jax.tree.map(jnp.asarray, self._host.snapshot())
 
     @property
     def alive(self) -> Alive:
         return self._tree.unflatten(self._leaves)
 
     def restore(self, state: Any) -> None:
-        alive, snapshot = state
+        alive, next_, snapshot = state
         self._leaves = [jnp.array(leaf) for leaf in jax.tree.leaves(alive)]
-        self._action = None
+        self._next = jax.tree.map(jnp.array, next_)
         self._host.restore({name: np.asarray(value) for name, value in snapshot.items()})
 
     def advance(self, cycles: int) -> tuple[Any, Ending]:
@@ -234,8 +249,8 @@ class HostedLives(AbstractLives):
         for _ in range(cycles):
             past = [self._step(i) for i in range(self.mind.every)]
             happened = Transition._make(np.stack(leaves, 1) for leaves in zip(*past, strict=True))
-            self._leaves, self._action, chart, ending = self._learn(
-                self._leaves, happened, self._seen()
+            self._leaves, self._next, chart, ending = self._learn(
+                self._leaves, happened, *self._seen()
             )
             charts.append(chart)
             endings.append(ending)
@@ -252,23 +267,32 @@ class HostedLives(AbstractLives):
         for life in range(len(self.seeds)):
             mind = self.one(life).mind
             host = self.world.open([_fresh(seed, i) for i in range(count)])
-            choose = lambda seen, mind=mind: self._choose(mind, seen)
-            scores.append(_play_hosted(choose, host, each))
+            scores.append(_play_hosted(partial(self._decide, mind), self.mind, host, each))
             host.close()
         return np.asarray(scores)
 
     def close(self) -> None:
         self._host.close()
 
-    def _seen(self) -> np.ndarray:
-        """What stands before every world of every life, (lives, worlds, n)."""
-        return self._host.observation.reshape(len(self.seeds), self.mind.worlds, -1)
+    def _seen(self) -> tuple[np.ndarray, np.ndarray]:
+        """What stands before every world of every life, (lives, worlds, n), and where an episode
+        begins."""
+        shape = len(self.seeds), self.mind.worlds
+        return self._host.observation.reshape(*shape, -1), self._host.begun.reshape(shape)
+
+    def _decided(self, index: int = 0) -> Any:
+        """What is done next, and what is in mind then."""
+        if self._next is None:
+            self._next = self._act(self._leaves, *self._seen(), np.int32(index))
+        return self._next
 
     def _step(self, index: int) -> Transition:
         """One step of all worlds of all lives, with leading axes (lives, worlds)."""
-        if index or self._action is None:
-            self._action = self._act(self._leaves, self._seen(), np.int32(index))
-        action, shape = np.asarray(self._action), self._action.shape[:2]
+        if index:
+            self._next = None
+        acted, thoughts = self._decided(index)
+        self._leaves[len(self._leaves) - len(thoughts) :] = thoughts  # the last field of a life
+        action, shape = np.asarray(acted), acted.shape[:2]
         happened = self._host.step(action.reshape(-1, *action.shape[2:]))
         return Transition(*(leaf.reshape(*shape, *leaf.shape[1:]) for leaf in happened))
 
@@ -279,7 +303,33 @@ def born(mind: AbstractMind, seed: Int[Array, ""], open_worlds: Any) -> Alive:
     inner, outer = jax.random.split(jax.random.fold_in(key, _BIRTH))
     tally = Tally(jnp.zeros(mind.worlds), jnp.zeros(mind.worlds, jnp.int32))
     worlds = open_worlds(jax.random.split(outer, mind.worlds))
-    return Alive(arrays(mind.init(inner)), worlds, tally, jnp.zeros((), jnp.int32), key)
+    none = jnp.zeros((), jnp.int32)
+    return Alive(arrays(mind.init(inner)), worlds, tally, none, key, afresh(mind, mind.worlds))
+
+
+def afresh(mind: AbstractMind, worlds: int) -> Any:
+    """What is on a mind in so many worlds whose episodes begin."""
+    wide = lambda leaf: jnp.broadcast_to(leaf, (worlds, *jnp.shape(leaf)))
+    return jax.tree.map(wide, mind.thought())
+
+
+def decided(
+    mind: AbstractMind,
+    state: Any,
+    thoughts: Any,
+    seen: Float[Array, "worlds n"],
+    begun: Bool[Array, " worlds"],
+    key: PRNGKeyArray,
+    *,
+    explore: bool = True,
+) -> tuple[Array, Any]:
+    """What a mind does in each world and has in mind then; with a fresh mind where one begins."""
+
+    def clear(new, old):
+        return jnp.where(begun.reshape(-1, *[1] * (old.ndim - 1)), new, old)
+
+    thoughts = jax.tree.map(clear, afresh(mind, seen.shape[0]), thoughts)
+    return mind.decide(state, thoughts, seen, key, explore=explore)
 
 
 def lifetime(
@@ -298,15 +348,17 @@ def lifetime(
 def _cycle(mind: AbstractMind, world: AbstractWorld, alive: Alive):
     """`every` steps in compiled worlds, and what is learnt from them."""
 
-    def step(worlds, keys):
-        acting, moving = keys
-        action = mind.act(alive.mind, worlds.observation, acting)
-        return jax.vmap(lambda w, a, k: proceed(world, w, a, k))(worlds, action, moving)
+    def step(loop, keys):
+        (worlds, thoughts), (acting, moving) = loop, keys
+        seen, begun = worlds.observation, worlds.age == 0
+        action, thoughts = decided(mind, alive.mind, thoughts, seen, begun, acting)
+        moved = jax.vmap(lambda w, a, k: proceed(world, w, a, k))(worlds, action, moving)
+        return (moved[0], thoughts), moved[1]
 
     _, *keys = _keys(mind, alive)
-    worlds, happened = jax.lax.scan(step, alive.worlds, tuple(keys))
+    (worlds, thoughts), happened = jax.lax.scan(step, (alive.worlds, alive.thoughts), tuple(keys))
     alive, chart, ending = _learnt(mind, alive, happened)
-    return eqx.tree_at(lambda a: a.worlds, alive, worlds), (chart, ending)
+    return dataclasses.replace(alive, worlds=worlds, thoughts=thoughts), (chart, ending)
 
 
 def _learnt(mind: AbstractMind, alive: Alive, happened: Transition) -> tuple[Alive, Chart, Ending]:
@@ -314,7 +366,8 @@ def _learnt(mind: AbstractMind, alive: Alive, happened: Transition) -> tuple[Ali
     key, *_ = _keys(mind, alive)
     state, chart = mind.learn(alive.mind, happened, key)
     tally, ending = jax.lax.scan(lambda tally, past: tally.after(past), alive.tally, happened)
-    return Alive(state, alive.worlds, tally, alive.cycle + 1, alive.key), chart, ending
+    alive = dataclasses.replace(alive, mind=state, tally=tally, cycle=alive.cycle + 1)
+    return alive, chart, ending
 
 
 def _keys(mind: AbstractMind, alive: Alive) -> tuple[PRNGKeyArray, PRNGKeyArray, PRNGKeyArray]:
@@ -339,23 +392,28 @@ def _play(mind: AbstractMind, world: AbstractWorld, state: Any, seed: Int[Array,
         return jnp.any(~loop[2])
 
     def step(loop):
-        moments, scores, over, time = loop
-        action = mind.choose(state, moments.observation)
-        keys = jax.random.split(jax.random.fold_in(key, time), (count, 2))
+        moments, scores, over, time, thoughts = loop
+        now = jax.random.fold_in(key, time)
+        seen, begun, keys = moments.observation, moments.age == 0, jax.random.split(now, (count, 2))
+        thinking = jax.random.fold_in(now, _THINKING)
+        action, thoughts = decided(mind, state, thoughts, seen, begun, thinking, explore=False)
         moments, past = jax.vmap(lambda m, a, k: proceed(world, m, a, k))(moments, action, keys)
         scores = scores + jnp.where(over, 0, past.reward)
-        return moments, scores, over | past.ended, time + 1
+        return moments, scores, over | past.ended, time + 1, thoughts
 
-    start = (moments, jnp.zeros(count), jnp.zeros(count, bool), jnp.zeros((), jnp.int32))
+    none = jnp.zeros((), jnp.int32)
+    start = (moments, jnp.zeros(count), jnp.zeros(count, bool), none, afresh(mind, count))
     return jax.lax.while_loop(going, step, start)[1]
 
 
-def _play_hosted(choose: Any, host: Host, each: list[int]) -> list[float]:
+def _play_hosted(decide: Any, mind: AbstractMind, host: Host, each: list[int]) -> list[float]:
     """The returns of so many greedy episodes in each hosted world."""
     done: list[list[float]] = [[] for _ in each]
-    score = np.zeros(len(each))
+    score, thoughts, key = np.zeros(len(each)), afresh(mind, len(each)), jax.random.key(_JUDGED)
     while any(len(d) < want for d, want in zip(done, each, strict=True)):
-        happened = host.step(np.asarray(choose(host.observation)))
+        key, now = jax.random.split(key)
+        action, thoughts = decide(thoughts, host.observation, host.begun, now, explore=False)
+        happened = host.step(np.asarray(action))
         score += happened.reward
         for i in np.flatnonzero(happened.ended):
             done[i].append(float(score[i]))

@@ -44,6 +44,28 @@ class AbstractMind(eqx.Module):
     def choose(self, state: Any, observation: Float[Array, "worlds n"]) -> Array:
         """The best action known in each world, without exploring."""
 
+    def thought(self) -> Any:
+        """What is on its mind as an episode begins, a pytree of arrays; none by default."""
+        return None
+
+    def decide(
+        self,
+        state: Any,
+        thought: Any,
+        observation: Float[Array, "worlds n"],
+        key: PRNGKeyArray,
+        *,
+        explore: bool,
+    ) -> tuple[Array, Any]:
+        """What to do in each world, and what it has in mind from then on.
+
+        A mind that plans, or that infers what it does not see, carries a thought from one moment
+        of an episode to the next, one a world. Default: the present decides alone (`act` if it
+        is to explore, else `choose`).
+        """
+        act = self.act(state, observation, key) if explore else self.choose(state, observation)
+        return act, thought
+
     @abstractmethod
     def learn(self, state: Any, happened: Transition, key: PRNGKeyArray) -> tuple[Any, Chart]:
         """The state after `happened`, whose fields lead with (every, worlds)."""

@@ -320,6 +320,8 @@ def _live(options, header, living, *, resume: bool) -> int:
             f"cannot write the report in {out}: {error.strerror or error}; the run itself is "
             f"saved: make room, then `anima resume {shlex.quote(str(out))}` writes it"
         ) from error
+    if "note" in result:
+        print(f"anima: {result['note']}", file=sys.stderr)
     _say(options, result, [*_returns(result), f"run    {result['run']}", f"report {report}"])
     return DONE
 
@@ -498,7 +500,7 @@ def _parser() -> tuple["_Parser", dict[str, "_Parser"]]:
 
     one = _command(commands, "live", live)
     one.add_argument("environment", metavar="ENV", help="e.g. CartPole-v1, any of gymnasium's")
-    one.add_argument("--agent", metavar="NAME", help="dqn, angc")
+    one.add_argument("--agent", metavar="NAME", help="dqn, angc, living")
     one.add_argument("--preset", metavar="NAME", help="a recipe that ships with anima")
     one.add_argument("--assigner", metavar="NAME", help="how credit is assigned, e.g. eqprop")
     one.add_argument("--steps", type=int, metavar="N", help="environment steps of each life")

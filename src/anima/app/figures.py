@@ -74,7 +74,7 @@ def learning_curve(rows: Rows, twin: Rows = (), *, judged: str = "test") -> "Fig
     return _say(figure, f"Learning curves over {len(rows)} epoch(s). {'; '.join(said)}.")
 
 
-def life_curve(rows: Rows) -> "Figure":
+def life_curve(rows: Rows, surprise_is: str = "mean |TD error|") -> "Figure":
     """Greedy return and surprise over environment steps, with 95% intervals over seeds.
 
     **Arguments:** `rows`, as in the `metrics.jsonl` of a run of agents: `seed`, `step`,
@@ -90,10 +90,11 @@ def life_curve(rows: Rows) -> "Figure":
         figure, (above, below) = _stacked()
         for axes, values, head in (
             (above, returns, "Return of greedy episodes"),
-            (below, surprise, "Surprise (mean |TD error|)"),
+            (below, surprise, f"Surprise ({surprise_is})"),
         ):
             _seed_lines(axes, steps, values)
             _head(axes, head)
+        _span(below, surprise)
         _whole_numbers(below, [steps], "Environment step")
         _name_ends(above, {f"{middle[-1]:.1f}": float(middle[-1])})
     last = interval(returns[:, -1:]) if len(returns) > 1 else None
@@ -103,6 +104,141 @@ def life_curve(rows: Rows) -> "Figure":
         f"Return of {len(returns)} seed(s) over {int(steps[-1])} environment steps: "
         f"{_range(middle, '{:.1f}')} (interquartile mean{sure}).",
     )
+
+
+def imagined_futures(
+    paths: Mapping[str, np.ndarray],
+    best: Mapping[str, np.ndarray],
+    lived: Mapping[str, np.ndarray],
+    wanted: Mapping[str, float],
+    first: np.ndarray,
+    energies: np.ndarray,
+) -> "Figure":
+    """What an agent imagined at a moment of decision: futures by energy, and what then happened.
+
+    **Arguments:** `paths`, quantity -> (futures, steps + 1), from now on; `best`, the same of the
+    plan (steps + 1); `lived`, of what really came (any length); `wanted`, where each should be;
+    `first`, the first action of every future; `energies`, G of each.
+
+    **Raises:** `InputError` if there is no future.
+    """
+    if not len(energies):
+        raise InputError("imagined_futures: no future: plan first")
+    names = list(paths)
+    with _style():
+        figure = _paper(_WIDTH, 1.4 + 1.75 * len(names))
+        grid = figure.add_gridspec(len(names), 2, width_ratios=(2.3, 1))
+        order = np.argsort(-energies)
+        rank = np.argsort(np.argsort(energies)) / max(len(energies) - 1, 1)
+        for row, name in enumerate(names):
+            axes = figure.add_subplot(grid[row, 0])
+            _quiet(axes)
+            for index in order:
+                axes.plot(paths[name][index], color=_heat(rank[index]), linewidth=0.7)
+            axes.axhline(wanted[name], color=QUIET, linewidth=0.8, linestyle=(0, (1, 2)))
+            axes.plot(best[name], color=RED, linewidth=2.0, label="the plan")
+            seen = lived[name][: len(best[name])]
+            axes.plot(seen, color=INK, linewidth=1.4, linestyle=DASHES[1], label="what came")
+            _head(axes, name.replace("_", " ").capitalize())
+            if row == 0:
+                axes.legend(frameon=False, fontsize=_SMALL, loc="best")
+            if row == len(names) - 1:
+                axes.set_xlabel("Imagined step")
+        _energies_by_action(figure.add_subplot(grid[:, 1]), first, energies, rank)
+    return _say(
+        figure,
+        f"{len(energies)} imagined futures over {len(best[names[0]]) - 1} steps: energies from "
+        f"{energies.min():.3g} (the plan) to {energies.max():.3g}.",
+    )
+
+
+def _energies_by_action(axes: "Axes", first: np.ndarray, energies: np.ndarray, rank: np.ndarray):
+    """The energy of every future over its first action; the lowest is marked."""
+    _quiet(axes)
+    whole = first.dtype.kind in "iu"
+    spread = 0.28 * np.sin(np.arange(len(first)) * 2.4) if whole else 0.0  # so that none hides
+    colours = [_heat(r) for r in rank]
+    axes.scatter(first + spread, energies, s=9, c=colours, linewidths=0)
+    low = int(np.argmin(energies))
+    axes.scatter(first[low] + (spread[low] if whole else 0), energies[low], s=42, c=RED, zorder=5)
+    if energies.min() > 0 and energies.max() > 8 * energies.min():
+        axes.set_yscale("log")
+    if whole:
+        axes.set_xticks(np.unique(first))
+    axes.set_xlabel("First action")
+    _head(axes, "Energy G")
+
+
+def model_errors(rows: Rows, lookahead: int) -> "Figure":
+    """How wrong the world model is as its life goes on: one step ahead, and many open loop.
+
+    **Arguments:** `rows`, of `metrics.jsonl`: `seed`, `step`, `error` (root mean square, in
+    standard deviations of a change) and `drift` (in those of what is seen, after `lookahead`
+    imagined steps).
+
+    **Raises:** `InputError` if there is no row, or a row lacks one of the keys.
+    """
+    with _style():
+        figure, (above, below) = _stacked()
+        ends = {}
+        for axes, key, head in (
+            (above, "error", "Error one step ahead (standard deviations of a change)"),
+            (below, "drift", f"Error after {lookahead} imagined steps (standard deviations)"),
+        ):
+            steps, values = _by_seed(rows, key)
+            _seed_lines(axes, steps, values)
+            _span(axes, values)
+            _head(axes, head)
+            ends[key] = np.array([iqm(column) for column in values.T])
+        _whole_numbers(below, [steps], "Environment step")
+    return _say(
+        figure,
+        f"Model error: one step ahead {_range(ends['error'], '{:.2g}')}, after {lookahead} "
+        f"imagined steps {_range(ends['drift'], '{:.2g}')}.",
+    )
+
+
+def dreamt_states(
+    lived: Mapping[str, np.ndarray], dreams: Sequence[tuple[int, Mapping[str, np.ndarray]]]
+) -> "Figure":
+    """A life beside dreams of it: imagination left to itself from some moments, same actions.
+
+    **Arguments:** `lived`, quantity -> its values; `dreams`, (the moment each begins at, quantity
+    -> values from then on).
+
+    **Raises:** `InputError` if there is no dream.
+    """
+    if not dreams:
+        raise InputError("dreamt_states: no dream: imagine first")
+    with _style():
+        figure = _paper(_WIDTH, 0.8 + 1.45 * len(lived))
+        panels = np.atleast_1d(figure.subplots(len(lived), 1, sharex=True))
+        for axes, (name, values) in zip(panels, lived.items(), strict=True):
+            _quiet(axes)
+            axes.plot(values, color=INK, linewidth=1.0, label="lived")
+            for begun, dream in dreams:
+                where = np.arange(begun, begun + len(dream[name]))
+                axes.plot(where, dream[name], color=BLUE, linewidth=1.8, alpha=0.9)
+                axes.plot(begun, dream[name][0], "o", color=BLUE, markersize=3.5)
+            _head(axes, name.replace("_", " ").capitalize())
+        panels[-1].set_xlabel("Step")
+    length = len(next(iter(dreams[0][1].values()))) - 1
+    return _say(figure, f"{len(dreams)} dreams of {length} steps beside {len(values) - 1} lived.")
+
+
+def _quiet(axes: "Axes") -> None:
+    """A panel with a grid to read heights by and no frame."""
+    _ticks(axes)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.grid(axis="y", color=HAIR, linewidth=0.8)
+    axes.tick_params(axis="y", length=0)
+
+
+def _heat(rank: float) -> tuple[float, float, float]:
+    """From blue (the lowest energy) to nearly the paper's white."""
+    low, high = np.array([0.13, 0.40, 0.67]), np.array([0.90, 0.92, 0.95])
+    red, green, blue = low + (high - low) * rank**0.6
+    return float(red), float(green), float(blue)
 
 
 def settling(phases: Mapping[str, tuple[np.ndarray, np.ndarray]], *, title: str = "") -> "Figure":

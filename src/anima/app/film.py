@@ -2,16 +2,52 @@
 
 import io
 import os
-from typing import Any
+from collections.abc import Iterator
+from functools import partial
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
+from anima.agent.life import afresh, decided
 from anima.agent.mind import AbstractMind
 from anima.core.errors import InputError
-from anima.world.host import hosted
+from anima.world.env import Transition
+from anima.world.host import Host, hosted
 
 _MOST_FRAMES, _WIDTH = 150, 360
+
+
+class Instant(NamedTuple):
+    """One step of an episode: what was seen, what was in mind, and what happened."""
+
+    seen: np.ndarray
+    thought: Any
+    happened: Transition
+
+
+def episode(mind: AbstractMind, state: Any, host: Host, *, seed: int) -> Iterator[Instant]:
+    """One greedy episode in the first world of a host that has just been opened."""
+    decide = jax.jit(partial(decided, mind, state, explore=False))
+    thoughts, key, over = afresh(mind, 1), jax.random.key(seed), False
+    while not over:
+        key, now = jax.random.split(key)
+        seen, before = host.observation, thoughts
+        action, thoughts = decide(thoughts, seen, host.begun, now)
+        happened = jax.tree.map(lambda leaf: np.asarray(leaf)[0], host.step(np.asarray(action)))
+        over = bool(happened.ended)
+        yield Instant(seen[0], jax.tree.map(lambda leaf: leaf[0], before), happened)
+
+
+def stage(name: str, seed: int, **arguments: Any) -> Host | None:
+    """gymnasium's world of this name, to look at; `None` where gymnasium has none."""
+    source, _, rest = name.partition(":")
+    if source == "gymnax" and rest:
+        return None
+    try:
+        return hosted(rest if source == "gymnasium" and rest else name).open([seed], **arguments)
+    except InputError:
+        return None
 
 
 def played(mind: AbstractMind, state: Any, name: str, *, seed: int) -> tuple[bytes, str] | None:
@@ -22,29 +58,20 @@ def played(mind: AbstractMind, state: Any, name: str, *, seed: int) -> tuple[byt
     """
     for device in ("SDL_VIDEODRIVER", "SDL_AUDIODRIVER"):
         os.environ.setdefault(device, "dummy")  # pygame draws in memory: no screen, no sound
-    source, _, rest = name.partition(":")
-    if source == "gymnax" and rest:
-        return None
+    host = stage(name, seed, render_mode="rgb_array")
     try:
-        host = hosted(rest if source == "gymnasium" and rest else name).open(
-            [seed], render_mode="rgb_array"
-        )
-        frames: list[Any] = [host.render()]
-        score = 0.0
+        frames: list[Any] = [host.render()] if host else [None]
     except InputError:
         return None
-    choose = jax.jit(lambda seen: mind.choose(state, seen))
-    over = frames[0] is None
-    while not over:
-        happened = host.step(np.asarray(choose(host.observation)))
-        score += float(happened.reward[0])
-        over = bool(happened.ended[0])
-        if not over:
+    if host is None or frames[0] is None:
+        return None
+    score = 0.0
+    for instant in episode(mind, state, host, seed=seed):
+        score += float(instant.happened.reward)
+        if not instant.happened.ended:
             frames.append(host.render())
     rate = host.rate
     host.close()
-    if frames[0] is None:
-        return None
     return _gif(frames, rate), f"One greedy episode of {len(frames)} steps: return {score:.1f}."
 
 

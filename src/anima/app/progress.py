@@ -135,13 +135,18 @@ def describe(now: Tick) -> str:
     return text
 
 
+_TOLD = (("epsilon", ".2f"), ("surprise", ".3g"), ("residual", ".1e"))
+
+
 def describe_life(now: Pulse) -> str:
-    """Return, epsilon, surprise, residual and speed, and the last judged return of all seeds."""
+    """Return, epsilon, surprise, model error, residual and speed, and the last judged return."""
     chart = now.chart
     text = f"return {chart['return']:.1f}  " if "return" in chart else ""
-    for name, form in (("epsilon", ".2f"), ("surprise", ".3g"), ("residual", ".1e")):
+    for name, form in _TOLD:
         if name in chart:
             text += f"{name} {chart[name]:{form}}  "
+    if "drift" in chart:
+        text += f"model error {chart['drift']:.2f}  skipped {100 * chart['skipped']:.0f}%  "
     text += f"{now.steps_per_second:.0f} steps/s"
     if now.rows:
         text += f"  greedy {np.mean([row['judged_return'] for row in now.rows[-now.seeds :]]):.1f}"

@@ -13,8 +13,10 @@ import numpy as np
 from jaxtyping import Array
 
 import anima.run.config as configs
+from anima.agent.living import LivingMind
 from anima.app import figures
 from anima.app.film import played
+from anima.app.futures import living_figures
 from anima.app.report import write_report
 from anima.circuit.circuit import AbstractCircuit
 from anima.circuit.image import Conv, Pool
@@ -76,19 +78,34 @@ def write_life(
     for name, circuit in living.mind.circuits(first).items():
         stem = "weights" if name == "actor" else name
         save_weights(out / f"{stem}.safetensors", circuit)
-    curve = figures.life_curve(outcome.rows)
-    caption = "Return and surprise as the life goes on; a judged agent does not explore."
-    film = played(living.mind, first, living.config.world["name"], seed=living.seed)
+    mind, name = living.mind, living.config.world["name"]
+    drawn = _life_figures(living, first, outcome)
+    films = {"policy": played(mind, first, name, seed=living.seed)}
+    if isinstance(mind, LivingMind):
+        born = jax.jit(mind.init)(jax.random.key(living.seed))
+        before = played(mind, born, name, seed=living.seed)
+        films = {"newborn": before and (before[0], f"Newborn, at random. {before[1]}")} | films
     report = write_report(
         out,
         title=f"{living.config.agent['name']} in {living.config.world['name']}",
         facts=_life_facts(found, header, living, outcome),
-        figures={"life": (curve, caption)},
+        figures=drawn,
         config_text=(out / "config.toml").read_text(),
         headlines=2,
-        films={"policy": film} if film else {},
+        films={key: film for key, film in films.items() if film},
     )
     return found, report
+
+
+def _life_figures(living: Living, first: Any, outcome: Lived):
+    """The life's curve; of an agent that imagines, what it imagines as well."""
+    mind, name = living.mind, living.config.world["name"]
+    caption = "Return and surprise as the life goes on; a judged agent does not explore."
+    if not isinstance(mind, LivingMind):
+        return {"life": (figures.life_curve(outcome.rows), caption)}
+    curve = figures.life_curve(outcome.rows, "energy that reality adds to what was foreseen")
+    more = living_figures(mind, first, name, outcome.rows, seed=living.seed)
+    return {"life": (curve, caption)} | more
 
 
 def _life_facts(
@@ -109,6 +126,7 @@ def _life_facts(
         ("Credit", str(found["assigner"])),
         ("Environment steps", str(found["environment_steps"])),
         *numbers,
+        *([("Note", found["note"])] if "note" in found else []),
         ("Seconds", f"{outcome.seconds:.1f}"),
         ("Seeds", seeds),
         ("Reproduce", _life_command(header, living)),

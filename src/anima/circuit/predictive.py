@@ -62,18 +62,23 @@ class Predictive(AbstractCircuit):
         activation: str | Activation = "tanh",
         output: str | Activation = "identity",
         prior: bool = False,
+        skip: bool = False,
         key: PRNGKeyArray,
     ) -> "Predictive":
         """`input` -> `h1` -> ... -> `output`, each node predicting the next.
 
         **Arguments:** `sizes`, units per node, input first; `activation`, the hidden rate phi;
         `output`, the transfer g of the output node; `prior`, whether the input node carries a
-        standard normal prior with a learnt mean (for generative use, where it is free); `key`.
+        standard normal prior with a learnt mean (for generative use, where it is free); `skip`,
+        whether the input predicts the output directly as well, past the hidden nodes; `key`.
         Weights are N(0, 1/n_pre), biases 0, precisions 1.
 
         **Raises:** `InputError` for bad sizes or activations.
         """
         nodes = chain(sizes, _activation(activation), identity)
+        if skip and len(nodes) > 2:
+            last = nodes[-1]
+            nodes = (*nodes[:-1], dataclasses.replace(last, parents=(*last.parents, "input")))
         return cls._born(nodes, draw(nodes, _fan_in, key=key), _activation(output), prior)
 
     @classmethod

@@ -14,17 +14,21 @@ from typing import Any
 import tomli_w
 
 import anima.run.config as configs
+from anima.act.plan import PLANNERS
 from anima.agent.agent import AbstractAgent
 from anima.agent.angc import ANGC
 from anima.agent.body import FORMS
 from anima.agent.classic import DDPG, DQN, PPO, REINFORCE, SAC, SVG0, Synapse
+from anima.agent.living import Living
 from anima.agent.mind import AbstractMind
 from anima.core.errors import InputError, nearest, pick
+from anima.learn.gate import GATES
 from anima.run.config import Table
+from anima.world.classic import altered
 from anima.world.env import Spec
 
 AGENTS: dict[str, type[AbstractAgent]] = {
-    agent.name: agent for agent in (DQN, ANGC, REINFORCE, PPO, DDPG, SVG0, SAC, Synapse)
+    agent.name: agent for agent in (DQN, ANGC, REINFORCE, PPO, DDPG, SVG0, SAC, Synapse, Living)
 }
 DEFAULT = "dqn"
 
@@ -61,7 +65,9 @@ class Live:
 class LiveConfig:
     """All that a life depends on, beside its seed.
 
-    `world` names the environment; `agent` names the agent and holds the arguments of its recipe.
+    `world` names the environment, and may say how its physics change (`{ change = { at = 400,
+    motor = -1.0 } }`, after that many steps of the life); `agent` names the agent and holds the
+    arguments of its recipe.
     """
 
     world: Table
@@ -121,16 +127,14 @@ def resolve(table: Table) -> LiveConfig:
             )
         if not isinstance(value, dict):
             raise InputError(f"{name} must be a section with keys, not {value!r}")
-    world = table.get("world", {})
-    if set(world) != {"name"}:
-        raise InputError('[world] must hold a name and nothing else: name = "CartPole-v1"')
+    world = _world(table.get("world", {}))
     live = Live(**configs.arguments("live", Live, table.get("live", {})))
     config = LiveConfig(
-        world={"name": configs.check_value("world.name", str, world["name"])},
+        world=world,
         agent=_agent(table.get("agent", {"name": DEFAULT})),
         live=live,
     )
-    configs.refuse_negative(configs.as_table(config))
+    _refuse_negative(config)
     return config
 
 
@@ -141,7 +145,8 @@ def dump(config: LiveConfig, header: Table) -> str:
 
 def build_mind(config: LiveConfig, spec: Spec) -> AbstractMind:
     """The mind that the configuration describes, for a world."""
-    settings = {key: _made(value) for key, value in config.agent.items() if key != "name"}
+    made = lambda key, value: _made(value) if key in ("credit", "circuit") else value
+    settings = {key: made(key, value) for key, value in config.agent.items() if key != "name"}
     return AGENTS[config.agent["name"]].recipe(spec, **settings, steps=config.live.steps)
 
 
@@ -169,7 +174,43 @@ def _agent(table: Table) -> Table:
         found["circuit"] = _circuit(
             FORMS["ngc"].build, dict(FORMS["ngc"].circuit) | found.get("circuit", {})
         )
-    return {"name": name} | found
+    return {"name": name} | found | _imagining(found)
+
+
+def _world(table: Table) -> Table:
+    """A world's name; and its constants that change, `at` a step of the life."""
+    if not {"name"} <= set(table) <= {"name", "change"}:
+        raise InputError('[world] must hold a name, and may hold a change: name = "CartPole-v1"')
+    world: Table = {"name": configs.check_value("world.name", str, table["name"])}
+    if "change" in table:
+        change = configs.check_value("world.change", dict, table["change"])
+        change = {k: configs.check_value(f"world.change.{k}", float, v) for k, v in change.items()}
+        if change.get("at", 0) < 1 or change["at"] % 1:
+            raise InputError(f"world.change needs at, the step it happens after: {change}")
+        altered(world["name"], {key: value for key, value in change.items() if key != "at"})
+        world["change"] = change
+    return world
+
+
+def _imagining(agent: Table) -> Table:
+    """The settings of an agent that plans, those of its planner and its gate complete."""
+    found: Table = {}
+    for name, table, classes in (("planner", "plan", PLANNERS), ("gate", "gating", GATES)):
+        if agent.get(name):
+            made = pick(f"agent.{name}", agent[name], classes)
+            given = agent.get(table, {})
+            found[table] = configs.arguments(f"agent.{table}", made, given, skip=("space",))
+        elif agent.get(table):
+            raise InputError(f"agent.{table} is of a {name} that nobody named: give agent.{name}")
+    return found
+
+
+def _refuse_negative(config: LiveConfig) -> None:
+    """Of all numbers only physics and what is preferred may be below zero."""
+    table = configs.as_table(config)
+    table.pop("world")
+    table["agent"].pop("prefer", None)
+    configs.refuse_negative(table)
 
 
 def _circuit(build: Callable, given: Table) -> Table:
@@ -193,18 +234,21 @@ def _nearest_preset(wanted: dict[str, str | None]) -> tuple[str, Table]:
             table = zoo[name]
             rest = {k: v for k, v in table["agent"].items() if k not in ("credit", "circuit")}
             return name, table | {"agent": rest | {"assigner": wanted["assigner"]}}
-    agent: Table = {"name": wanted["agent"] or DEFAULT, "normalise": True}
+    agent: Table = {"name": wanted["agent"] or DEFAULT}
+    if "normalise" in inspect.signature(AGENTS[agent["name"]].recipe).parameters:
+        agent["normalise"] = True
     if wanted["assigner"]:
         agent["assigner"] = wanted["assigner"]
     return "", {"world": {"name": wanted["world"]}, "agent": agent}
 
 
 def _unusual(table: Table) -> tuple[bool, bool, bool]:
-    """Whether a preset is of another agent, another assigner than the usual ones, or a twin."""
-    default = inspect.signature(AGENTS[DEFAULT].recipe).parameters["assigner"].default
+    """Whether a preset is of another agent, another assigner than its usual one, or a twin."""
     found = _of(table)
+    known = inspect.signature(AGENTS[str(found["agent"])].recipe).parameters
+    usual = known["assigner"].default if "assigner" in known else None
     assigner = found["assigner"]
-    return found["agent"] != DEFAULT, assigner != default, assigner == "backprop"
+    return found["agent"] != DEFAULT, assigner != usual, assigner == "backprop"
 
 
 def _of(table: Table) -> dict[str, str | None]:

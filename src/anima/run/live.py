@@ -16,7 +16,8 @@ import numpy as np
 
 import anima.run.config as configs
 from anima.agent.agent import check_finite
-from anima.agent.life import AbstractLives, lives
+from anima.agent.life import AbstractLives, CompiledLives, lives
+from anima.agent.living import LivingMind
 from anima.core.errors import DivergedError, InputError
 from anima.run import agents, checkpoint, folder
 from anima.run.agents import LiveConfig
@@ -25,6 +26,7 @@ from anima.run.config import Table
 from anima.run.interrupt import asked_to_stop
 from anima.run.metrics import MetricsLog, Row
 from anima.run.statistics import interval, iqm
+from anima.world.classic import altered
 from anima.world.env import make
 
 _AT_ONCE = 1000  # environment steps of a life between two looks at the clock and the signals
@@ -77,12 +79,14 @@ class Living:
         if seed + seeds - 1 > 2**32 - 1:
             raise InputError(f"--seed {seed} with --seeds {seeds}: the last seed is too large")
         self.config, self.seed, self.folder = config, seed, folder
-        self.world = make(config.world["name"])
+        self.world = self.usual = make(config.world["name"])
         self.mind = agents.build_mind(config, self.world.spec)
         self.cycles = -(-config.live.steps // self.mind.cycle)
         self.period = max(1, min(config.live.judge_every // self.mind.cycle, self.cycles))
         self.chunk = _chunk(self.period, max(1, _AT_ONCE // self.mind.cycle))
         self.lives = lives(self.mind, self.world, range(seed, seed + seeds))
+        at = config.world.get("change", {}).get("at", 0)
+        self.changes = -(-int(at) // self.mind.cycle)
 
     def run(
         self,
@@ -134,10 +138,11 @@ class Living:
         return self.lives.steps // self.mind.cycle
 
     def judge(self, *, later: bool = False, episodes: int | None = None) -> np.ndarray:
-        """Greedy returns of the finished lives, (seeds, episodes).
+        """Greedy returns of the finished lives, (seeds, episodes), in the world as it has become.
 
         **Arguments:** `later`: in other fresh worlds than at the run's end (`anima evaluate`).
         """
+        self._change()
         stream = _LATER if later else _AT_THE_END
         return self.lives.judge(episodes or self.config.live.episodes, self._stream(stream))
 
@@ -147,12 +152,15 @@ class Living:
             self.folder / "checkpoints", self.lives.state, warn=warn, check=self._check_unchanged
         )
         self.lives.restore(found.state)
+        self._change()
         notes = found.notes
         return notes["rows"], Window.read(notes["window"]), notes["seconds"]
 
     def _advance(self):
+        self._change()
         until_judged = min(self.period - self.done % self.period, self.cycles - self.done)
-        charts, endings = self.lives.advance(min(self.chunk, until_judged))
+        until = min(until_judged, self.changes - self.done) if self.unchanged else until_judged
+        charts, endings = self.lives.advance(min(self.chunk, until))
         try:
             check_finite(self.lives, charts)
         except DivergedError as error:
@@ -162,6 +170,20 @@ class Living:
             )
             raise DivergedError(f"{error}, and start a new run; {kept}") from error
         return jax.tree.map(np.asarray, charts), jax.tree.map(np.asarray, endings)
+
+    @property
+    def unchanged(self) -> bool:
+        """Whether the physics of the world are still to change."""
+        return 0 <= self.done < self.changes
+
+    def _change(self) -> None:
+        """Lets the physics change if it is time, be it that the life was resumed after it."""
+        if self.changes and not self.unchanged and self.world is self.usual:
+            change = self.config.world["change"]
+            physics = {name: value for name, value in change.items() if name != "at"}
+            self.world = altered(self.config.world["name"], physics)
+            assert isinstance(self.lives, CompiledLives)  # as all worlds are that can change
+            self.lives.enter(self.world)
 
     def _rows(self, window: "Window", seconds: float) -> list[Row]:
         step = self.lives.steps
@@ -258,8 +280,9 @@ class Window:
 
 def result(path: Path, living: Living, scores: np.ndarray, seconds: float) -> dict[str, Any]:
     """The keys of the command's JSON."""
-    agent = living.config.agent
-    return {
+    agent, mind = living.config.agent, living.mind
+    unlearnt = isinstance(mind, LivingMind) and mind.ignorance(living.lives.steps)
+    return ({"note": unlearnt} if unlearnt else {}) | {
         "run": str(path),
         "seed": living.seed,
         "seeds": len(living.seeds),

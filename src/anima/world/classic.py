@@ -5,14 +5,16 @@ same state the same action leads to the same place (a test steps both side by si
 random numbers of a reset come from another generator.
 """
 
+import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
+from anima.core.errors import InputError, nearest
 from anima.core.types import Scalar
 from anima.world.env import AbstractWorld, Continuous, Discrete, Spec
 
@@ -20,9 +22,11 @@ from anima.world.env import AbstractWorld, Continuous, Discrete, Spec
 class CartPole(AbstractWorld):
     """A pole hinged on a cart (Barto, Sutton and Anderson, 1983): +1 a step until it falls.
 
-    State and observation: position (m), velocity, angle (rad), angular velocity.
+    State and observation: position (m), velocity, angle (rad), angular velocity. `motor`
+    multiplies the force of the push: at -1 left is right.
     """
 
+    motor: float = 1.0
     spec: Spec = eqx.field(static=True, default=Spec("CartPole-v1", 4, Discrete(2), 500))
 
     def reset(self, key: PRNGKeyArray) -> Float[Array, "4"]:
@@ -37,7 +41,8 @@ class CartPole(AbstractWorld):
         _, velocity, angle, spin = state
         mass, pole, half, dt = 1.1, 0.1, 0.5, 0.02  # both, pole alone, half its length, seconds
         cosine, sine = jnp.cos(angle), jnp.sin(angle)
-        push = (jnp.where(action == 1, 10.0, -10.0) + pole * half * spin**2 * sine) / mass
+        force = self.motor * jnp.where(action == 1, 10.0, -10.0)
+        push = (force + pole * half * spin**2 * sine) / mass
         inertia = half * (4 / 3 - pole * cosine**2 / mass)
         angular = (9.8 * sine - cosine * push) / inertia
         linear = push - pole * half * angular * cosine / mass
@@ -50,8 +55,10 @@ class Pendulum(AbstractWorld):
     """Swing a pendulum up and hold it: -(angle^2 + .1 speed^2 + .001 torque^2) a step.
 
     State: angle from upright (rad), angular velocity. Observation: cosine, sine, velocity.
+    `gravity` multiplies that of the Earth (10 m/s^2 here).
     """
 
+    gravity: float = 1.0
     spec: Spec = eqx.field(
         static=True, default=Spec("Pendulum-v1", 3, Continuous((-2.0,), (2.0,)), 200)
     )
@@ -69,7 +76,8 @@ class Pendulum(AbstractWorld):
         torque, dt = jnp.clip(action[0], -2, 2), 0.05
         from_upright = jnp.mod(angle + math.pi, 2 * math.pi) - math.pi
         cost = from_upright**2 + 0.1 * spin**2 + 0.001 * torque**2
-        spin = jnp.clip(spin + (15 * jnp.sin(angle) + 3 * torque) * dt, -8, 8)
+        pull = 15 * self.gravity * jnp.sin(angle)
+        spin = jnp.clip(spin + (pull + 3 * torque) * dt, -8, 8)
         return jnp.stack([angle + spin * dt, spin]), -cost, jnp.zeros((), bool)
 
 
@@ -176,3 +184,21 @@ CLASSIC: dict[str, Callable[[], AbstractWorld]] = {
     world.spec.name: world
     for world in (CartPole, Pendulum, MountainCar, MountainCarContinuous, Acrobot)
 }
+
+
+def altered(name: str, physics: Mapping[str, float]) -> AbstractWorld:
+    """A classic world whose physics are not the usual ones, e.g. `altered("CartPole-v1",
+    {"motor": -1.0})`.
+
+    **Raises:** `InputError` for a world that does not compile here, or has no such constant.
+    """
+    if name not in CLASSIC:
+        raise InputError(
+            f"the physics of {name!r} cannot be changed here: {nearest(name, CLASSIC)}"
+        )
+    usual = CLASSIC[name]()
+    known = [field.name for field in dataclasses.fields(usual) if field.name != "spec"]
+    for key in physics:
+        if key not in known:
+            raise InputError(f"{name} has no constant {key!r}: {nearest(key, known)}")
+    return dataclasses.replace(usual, **physics)

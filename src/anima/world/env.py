@@ -42,6 +42,10 @@ class Discrete:
         """The action as a circuit reads it: one-hot."""
         return jax.nn.one_hot(action, self.n)
 
+    def decode(self, code: Float[Array, "*batch n"]) -> Int[Array, "*batch"]:
+        """The action whose code is nearest."""
+        return jnp.argmax(code, -1).astype(jnp.int32)
+
     def spread(self, uniform: Float[Array, "*batch size"]) -> Int[Array, "*batch"]:
         """Any action, all alike, of numbers drawn from U(0, 1)."""
         return jnp.minimum(jnp.floor(uniform[..., 0] * self.n).astype(jnp.int32), self.n - 1)
@@ -214,8 +218,17 @@ class Moments(eqx.Module):
 
     def normalise(self, observation: Float[Array, "*batch n"]) -> Float[Array, "*batch n"]:
         """(o - mean) / standard deviation, kept within +-10."""
+        return jnp.clip((observation - self.mean) / self.deviation, -10, 10)
+
+    def restore(self, normal: Float[Array, "*batch n"]) -> Float[Array, "*batch n"]:
+        """What `normalise` made `normal` of."""
+        return self.mean + normal * self.deviation
+
+    @property
+    def deviation(self) -> Float[Array, " n"]:
+        """The standard deviation, 1 before there is one."""
         variance = jnp.where(self.count > 1, self.squares / jnp.maximum(self.count, 1), 1.0)
-        return jnp.clip((observation - self.mean) / jnp.sqrt(variance + 1e-8), -10, 10)
+        return jnp.sqrt(variance + 1e-8)
 
 
 def make(name: str) -> Any:

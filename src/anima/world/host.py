@@ -111,6 +111,11 @@ class Host:
         self.observation = following
         return happened
 
+    @property
+    def begun(self) -> np.ndarray:
+        """Which worlds stand at the start of an episode."""
+        return self._age == 0
+
     def snapshot(self) -> dict[str, np.ndarray]:
         """What `restore` needs: each world's episode, its age, and what was done in it."""
         acts = np.where(

@@ -108,6 +108,11 @@ class Replay(eqx.Module):
         transition, factor = self._returns(row, world, discount, steps)
         return Sample(transition, factor, jnp.stack([row, world], -1), weight)
 
+    def back(self, age: Int[Array, "*batch"]) -> Transition:
+        """The first world's transitions of so many rows ago; 0 is the newest."""
+        row = (self.head - 1 - age) % self.surprise.shape[0]
+        return jax.tree.map(lambda ring: ring[row, 0], self.rows)
+
     def surprised(self, place: Int[Array, "batch 2"], surprise: Float[Array, " batch"]) -> "Replay":
         """With the surprise of some places updated."""
         new = jnp.abs(surprise) + 1e-3

@@ -1,0 +1,237 @@
+"""The living agent from scratch: steps until it solves a task, and what a change of physics costs.
+
+    python -m benchmarks.living CartPole-v1 Pendulum-v1    # worlds; none: all of them
+    python -m benchmarks.living --change                   # physics that change mid-life
+    python -m benchmarks.living --speed
+
+Seeds 0 to 9 live side by side in compiled worlds, judged by 5 greedy episodes each in fresh
+worlds until all have come to the returns asked for; the end is judged by 100 greedy episodes a
+seed in gymnasium itself. The twin (`backprop`) is the same agent whose model of equal size learns
+by backpropagation. Settings were tuned on seeds from 100 on. Results go to
+`benchmarks/results/living.json`, one entry a case; cases that are there are not run again unless
+`--again`.
+"""
+
+import argparse
+import dataclasses
+import json
+import os
+import platform
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+import anima.run.config as configs
+from anima.agent.agent import check_finite
+from anima.agent.life import AbstractLives, lives
+from anima.agent.mind import AbstractMind
+from anima.run import agents
+from anima.run.statistics import interval, iqm
+from anima.world.classic import CartPole, Pendulum
+from anima.world.env import make
+
+RESULTS = Path(__file__).parent / "results" / "living.json"
+SEEDS = range(10)
+ON_THE_WAY, AT_THE_END = 5, 100
+JUDGE_SEED = 20_000
+
+# world -> (thresholds asked for, environment steps, steps between judgements)
+WORLDS: dict[str, tuple[tuple[float, ...], int, int]] = {
+    "CartPole-v1": ((500.0,), 400, 25),
+    "Pendulum-v1": ((-200.0, -160.0), 3000, 100),
+    "MountainCar-v0": ((-110.0,), 4000, 500),
+    "MountainCarContinuous-v0": ((90.0,), 6000, 500),
+    "Acrobot-v1": ((-100.0,), 5000, 500),
+}
+MODELS = ("fixed-prediction", "predictive", "eqprop", "backprop")
+CHANGES = {
+    "CartPole-v1": ("motor reversed", lambda: CartPole(motor=-1.0), 400),
+    "Pendulum-v1": ("gravity x 1.5", lambda: Pendulum(gravity=1.5), 2000),
+}
+REACTIONS = {
+    "alarm": (),
+    "window of 200": ("agent.alarm=0", "agent.window=200"),
+    "neither": ("agent.alarm=0",),
+}
+
+
+def mind_of(world: str, assigner: str, *settings: str) -> tuple[str, AbstractMind]:
+    """The mind of the preset for a world and a way to learn, and the preset's name.
+
+    The twin is the default preset's: the same circuit, learnt by backpropagation.
+    """
+    twin = assigner == "backprop"
+    name, table = agents.choose(world, agent="living", assigner=None if twin else assigner)
+    if twin:
+        table = table | {"agent": table["agent"] | {"assigner": assigner}}
+    config = agents.resolve(configs.override(table, list(settings), agents.resolve))
+    return name, agents.build_mind(config, make(world).spec)
+
+
+def learnt(world: str, assigner: str) -> dict[str, Any]:
+    """Lives from scratch: when each seed reached the thresholds, and how good it is at the end."""
+    thresholds, steps, every = WORLDS[world]
+    name, mind = mind_of(world, assigner)
+    life = lives(mind, make(world), SEEDS)
+    begun, curve, updates = time.perf_counter(), [], 0.0
+    for _ in range(0, steps, every):
+        charts, _ = life.advance(every)
+        check_finite(life, charts)
+        updates += float(np.mean(np.sum(charts["updates"], 1)))
+        row = {name: float(np.mean(charts[name])) for name in ("surprise", "error", "drift")}
+        curve.append({"step": life.steps} | row)
+        if not all(_reached(curve, i, max(thresholds)) for i in range(len(SEEDS))):
+            scores = life.judge(ON_THE_WAY, JUDGE_SEED).mean(1)
+            curve[-1]["returns"] = scores.tolist()
+            _say(f"{world} {assigner} {life.steps}: {np.sort(scores).round(1)} {row['error']:.3f}")
+    seconds = time.perf_counter() - begun
+    final = judged_in_gymnasium(life, world)
+    return {
+        "world": world,
+        "assigner": assigner,
+        "preset": name,
+        "steps": life.steps,
+        "updates_a_step": updates / life.steps,
+        "reached": {str(t): [_reached(curve, i, t) for i in range(len(SEEDS))] for t in thresholds},
+        "curve": curve,
+        "return_by_seed": final.mean(1).tolist(),
+        "return_iqm": iqm(final.mean(1)),
+        "ci95": list(interval(final)),
+        "seconds_all_seeds": seconds,
+    }
+
+
+def judged_in_gymnasium(life: AbstractLives, world: str) -> np.ndarray:
+    """Greedy returns of every seed in gymnasium's own world, (seeds, episodes)."""
+    hosted = lives(life.mind, make(f"gymnasium:{world}"), life.seeds)
+    alive, *rest = hosted.state
+    hosted.restore((dataclasses.replace(alive, mind=life.alive.mind), *rest))
+    scores = hosted.judge(AT_THE_END, JUDGE_SEED + 1)
+    hosted.close()
+    return scores
+
+
+def changed(world: str, assigner: str, reaction: str) -> dict[str, Any]:
+    """Lives whose physics change: returns of the episodes they then live, and of a frozen model."""
+    what, build, steps = CHANGES[world]
+    _, mind = mind_of(world, assigner, *_ALARMED.get(world, ()), *REACTIONS[reaction])
+    life = lives(mind, make(world), SEEDS)
+    life.advance(steps)
+    before = life.judge(ON_THE_WAY, JUDGE_SEED).mean(1)
+    other = lives(mind, build(), SEEDS)
+    other.restore(life.state)
+    frozen = other.judge(ON_THE_WAY, JUDGE_SEED).mean(1)
+    returns = _episodes_lived(other, count=6, most=6 * mind.spec.limit)
+    share = [
+        [(score - frozen[i]) / (before[i] - frozen[i]) for score in row[1:]]
+        for i, row in enumerate(returns)
+    ]
+    first = [next((k + 1 for k, s in enumerate(row) if s >= 0.9), None) for row in share]
+    after = other.judge(ON_THE_WAY, JUDGE_SEED).mean(1)
+    return {
+        "world": world,
+        "assigner": assigner,
+        "change": what,
+        "reaction": reaction,
+        "at": steps,
+        "before": before.tolist(),
+        "frozen": frozen.tolist(),
+        "returns": returns,
+        "episodes_to_90_percent": first,
+        "after_6_episodes": after.tolist(),
+    }
+
+
+def speed() -> dict[str, Any]:
+    """Environment steps a second on gymnasium's CartPole: planning and learning at every step."""
+    name, mind = mind_of("CartPole-v1", "fixed-prediction")
+    life = lives(mind, make("gymnasium:CartPole-v1"), [0])
+    begun = time.perf_counter()
+    life.advance(50)
+    first = time.perf_counter() - begun
+    rates = []
+    for _ in range(5):
+        begun = time.perf_counter()
+        life.advance(300)
+        rates.append(300 / (time.perf_counter() - begun))
+    return {
+        "preset": name,
+        "world": "gymnasium:CartPole-v1",
+        "cores": len(os.sched_getaffinity(0)),
+        "first_50_steps_seconds": first,
+        "steps_per_second": sorted(rates)[2],
+    }
+
+
+_ALARMED = {world: ("agent.alarm=30.0",) for world in CHANGES}
+
+
+def _episodes_lived(life: AbstractLives, count: int, most: int) -> list[list[float]]:
+    """Returns of the episodes each seed lives through: that of the change, then `count` more."""
+    scores: list[list[float]] = [[] for _ in life.seeds]
+    while min(map(len, scores)) < count + 1 and most > 0:
+        _, endings = life.advance(100)
+        most -= 100
+        for index, row in enumerate(scores):
+            ended = np.asarray(endings.ended)[index, :, 0]
+            row += np.asarray(endings.score)[index, ended, 0].tolist()
+    return [row[: count + 1] for row in scores]
+
+
+def _reached(curve: list[dict[str, Any]], seed: int, threshold: float) -> int | None:
+    judged = [row for row in curve if "returns" in row]
+    return next((row["step"] for row in judged if row["returns"][seed] >= threshold), None)
+
+
+def _say(text: str) -> None:
+    print(f"  {text}", file=sys.stderr, flush=True)
+
+
+def _cases(options: argparse.Namespace) -> dict[str, Any]:
+    """What is asked for: a key of the file -> how to make its entry."""
+    if options.speed:
+        return {"speed": speed}
+    worlds = options.worlds or (list(CHANGES) if options.change else list(WORLDS))
+    models = options.model or list(MODELS)
+    if options.change:
+        return {
+            f"change/{world}/{model}/{reaction}": lambda w=world, m=model, r=reaction: changed(
+                w, m, r
+            )
+            for world in worlds
+            for model in options.model or ["fixed-prediction"]
+            for reaction in REACTIONS
+        }
+    return {
+        f"{world}/{model}": lambda w=world, m=model: learnt(w, m)
+        for world in worlds
+        for model in models
+    }
+
+
+def main() -> None:
+    """Runs the cases that are asked for."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("worlds", nargs="*")
+    parser.add_argument("--model", action="append", choices=MODELS)
+    parser.add_argument("--change", action="store_true")
+    parser.add_argument("--speed", action="store_true")
+    parser.add_argument("--again", action="store_true")
+    options = parser.parse_args()
+    for key, make_it in _cases(options).items():
+        held = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"cases": {}}
+        if key in held["cases"] and not options.again:
+            continue
+        held["cases"][key] = make_it()
+        held["machine"] = {"jax": jax.__version__, "python": platform.python_version()}
+        held["command"] = "python -m benchmarks.living (then --change, then --speed)"
+        RESULTS.parent.mkdir(parents=True, exist_ok=True)
+        RESULTS.write_text(json.dumps(held, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
