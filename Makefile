@@ -5,9 +5,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test bench lint clean
+.PHONY: demo live test bench lint clean
 
 demo: $(INSTALLED)
+	$(BIN)/anima learn digits
+
+live: $(INSTALLED)
 	$(BIN)/anima live CartPole-v1 --agent living
 
 test: $(INSTALLED)
