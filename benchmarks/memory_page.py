@@ -38,6 +38,10 @@ anima dream runs/d --complete --count 16     # the lower half of test images, fr
 
 ![A dream settles from the average of all codes](images/dream-film.png)
 
+A film begins at the average of all codes. The energy falls while the concept pulls code and pixels
+together; then the noise spreads it over ever softer directions, which is what makes one dream
+differ from the next, and the energy climbs towards that of its temperature.
+
 ![The lower halves of test images, settled under the concept of least energy](images/completed.png)
 
 Judges share nothing with the run: multilayer perceptrons learnt by backpropagation, the one that
