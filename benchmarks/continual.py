@@ -59,7 +59,7 @@ LOCAL = {
 }
 RHYTHM = Rhythm(wake=3, asleep=32)
 HIDDEN = 256
-NOISE = (("h1", 0.1),)
+NOISE = ()
 GATES = {"surprise": Quantile(share=0.2), "random": Random(share=0.2)}
 
 

@@ -61,18 +61,6 @@ def test_the_quantile_rests_where_its_share_is_larger():
     np.testing.assert_allclose(np.median(path[500:]), np.exp(2 * 1.2816), rtol=0.1)
 
 
-def test_a_warm_gate_is_as_likely_as_it_says():
-    """At heat h a surprise S passes with probability 1 / (1 + (theta / S)^(1/h))."""
-    surprise, first = jnp.asarray([0.02, 0.1, 0.3]), jnp.zeros((), bool)
-    for heat in (0.5, 1.0):
-        gate = Quantile(heat=heat)
-        keys = jax.random.split(KEY, 4000)
-        ask = lambda key: gate.admit(surprise, jnp.asarray(0.1), first, key=key)[0]  # noqa: B023
-        found = jnp.mean(jax.vmap(ask)(keys), 0)
-        want = 1 / (1 + (0.1 / np.asarray(surprise)) ** (1 / heat))
-        np.testing.assert_allclose(found, want, atol=4 * 0.5 / np.sqrt(4000))
-
-
 def test_a_fixed_threshold_and_a_blind_gate():
     surprise = jnp.asarray([0.1, 0.5, 0.9, 0.3])
     first = jnp.ones((), bool)
@@ -179,7 +167,6 @@ def test_a_skipping_learner_keeps_the_time():
     [
         (lambda: Quantile(share=1.0), r"share is 1.0: it must be in \[0, 1\)"),
         (lambda: Quantile(pace=0), r"pace is 0: it must be positive"),
-        (lambda: Quantile(heat=-1.0), r"heat is -1.0"),
         (lambda: Random(share=0), r"share is 0: it must be positive"),
         (lambda: Threshold(-1.0), r"threshold is -1.0"),
         (lambda: Threshold(gain=0), r"gain is 0"),

@@ -117,22 +117,15 @@ class Quantile(AbstractGate):
 
     which needs no memory of past surprises, and rests where just `share` of them are larger. It
     begins at the quantile of the first batch.
-
-    At `heat` 0 the gate is sharp. At heat h a surprise S passes with probability
-    S^(1/h) / (S^(1/h) + theta^(1/h)), at 1 nearly in proportion to S: where there are few classes
-    the most surprising are all of one class, then all of another, and a circuit that learns from
-    them alone swings between them until it is lost.
     """
 
     share: float = 0.2
     pace: float = 0.1
     gain: float = 1.0
-    heat: float = 0.0
 
     def __check_init__(self):
         check_positive("Quantile", share=self.share, pace=self.pace, gain=self.gain)
         check_range("Quantile", 0, 1, share=self.share)
-        check_range("Quantile", 0, float("inf"), heat=self.heat)
 
     def admit(
         self,
@@ -145,8 +138,7 @@ class Quantile(AbstractGate):
         least = jnp.finfo(threshold.dtype).tiny
         begin = jnp.maximum(jnp.quantile(surprise, 1 - self.share), least)
         threshold = jnp.where(first, begin, threshold)
-        luck = self.heat * jax.random.logistic(key, surprise.shape, surprise.dtype)
-        admitted = surprise > threshold * jnp.exp(luck)
+        admitted = surprise > threshold
         over = jnp.mean(admitted, dtype=threshold.dtype) - self.share
         return admitted, jnp.maximum(threshold * jnp.exp(self.pace * over), least)
 
