@@ -19,6 +19,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.extend import core as jex
 
@@ -68,18 +69,36 @@ def batch(size: int) -> tuple[State, jax.Array]:
 def operations(function, *args) -> int:
     """Matrix-product operations (a multiply and an add are two) that `function(*args)` does.
 
-    Its program is interpreted, so a loop counts as often as it really turns.
+    Its program is interpreted, so a loop counts as often as it really turns, and what was computed
+    before from the same values does not count again: a compiler would not repeat it.
     """
     closed = jax.make_jaxpr(function)(*args)
+    _KNOWN.clear()
     return _run(closed.jaxpr, closed.consts, jax.tree.leaves(args))[1]
 
 
-def _run(jaxpr: Any, consts: list, args: list) -> tuple[list, int]:
-    """The outputs of a jaxpr, and the operations of its products."""
+_KNOWN: dict[Any, tuple[list, list]] = {}
+"""What one call of `operations` has computed: an operation and its inputs -> both ends' values."""
+
+
+def _once(eqn: Any, inputs: list) -> tuple[list, int]:
+    """The outputs of an operation, and what it costs if it was not done before."""
+    scalar = lambda x: (str(jnp.result_type(x)), x.item()) if isinstance(x, np.generic) else id(x)
+    key = (eqn.primitive.name, str(eqn.params), *map(scalar, inputs))
+    if key in _KNOWN:
+        return _KNOWN[key][1], 0
+    found = eqn.primitive.bind(*inputs, **eqn.params)
+    found = list(found) if eqn.primitive.multiple_results else [found]
+    _KNOWN[key] = inputs, found  # the inputs are held, so that an id stays theirs
+    return found, _products(eqn)
+
+
+def _run(jaxpr: Any, consts: list, args: list, wanted: Any = None) -> tuple[list, int]:
+    """The `wanted` outputs of a jaxpr (all), and the operations of the products they need."""
     values = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*consts, *args], strict=True))
-    read = lambda atom: atom.val if isinstance(atom, jex.Literal) else values[atom]
+    read = lambda atom: atom.val if isinstance(atom, jex.Literal) else values.get(atom)
     total = 0
-    for eqn in jaxpr.eqns:
+    for eqn, asked in _needed(jaxpr, wanted or [True] * len(jaxpr.outvars)):
         inputs, name = [read(atom) for atom in eqn.invars], eqn.primitive.name
         inner = eqn.params.get("jaxpr") or eqn.params.get("call_jaxpr")
         if name == "while":
@@ -88,17 +107,28 @@ def _run(jaxpr: Any, consts: list, args: list) -> tuple[list, int]:
             found, count = _scan(eqn.params, inputs)
         elif name == "cond":
             branch = eqn.params["branches"][int(inputs[0])]
-            found, count = _run(branch.jaxpr, branch.consts, inputs[1:])
+            found, count = _run(branch.jaxpr, branch.consts, inputs[1:], asked)
         elif inner is not None:
-            found, count = _run(
-                getattr(inner, "jaxpr", inner), getattr(inner, "consts", []), inputs
-            )
+            held = getattr(inner, "consts", [])
+            found, count = _run(getattr(inner, "jaxpr", inner), held, inputs, asked)
         else:
-            found, count = eqn.primitive.bind(*inputs, **eqn.params), _products(eqn)
-            found = found if eqn.primitive.multiple_results else [found]
+            found, count = _once(eqn, inputs)
         total += count
         values |= dict(zip(eqn.outvars, found, strict=True))
     return [read(atom) for atom in jaxpr.outvars], total
+
+
+def _needed(jaxpr: Any, wanted: list[bool]) -> list[tuple[Any, list[bool]]]:
+    """The equations that the wanted outputs need, in order, and which of their own outputs."""
+    pairs = zip(jaxpr.outvars, wanted, strict=True)
+    needed = {atom for atom, asked in pairs if asked and not isinstance(atom, jex.Literal)}
+    kept = []
+    for eqn in reversed(jaxpr.eqns):
+        asked = [var in needed for var in eqn.outvars]
+        if any(asked):
+            kept.append((eqn, asked))
+            needed |= {atom for atom in eqn.invars if not isinstance(atom, jex.Literal)}
+    return kept[::-1]
 
 
 def _while(params: dict, inputs: list) -> tuple[list, int]:
