@@ -21,7 +21,7 @@ from anima.learn.assigners import (
     NGCRule,
     PredictiveCoding,
 )
-from anima.settle.solvers import Euler, EvenOdd
+from anima.settle.solvers import Euler, EvenOdd, Momentum
 
 Build = Callable[..., AbstractCircuit]
 
@@ -42,6 +42,8 @@ class Form:
 
 _TANH = dict(activation="tanh")
 _SETTLING = dict(solver=Euler(0.1), max_steps=20)
+# With momentum 16 steps bring credit to the input; under a small force it is the cost's own slope.
+_FORCED = dict(teach="corrected", step=0.1, solver=Momentum(0.1, 0.7), max_steps=16)
 _ERROR_SYNAPSES = dict(sigma=None, bias=True, leak=0.0, rate_error=False, gate=True)
 # linearised: the cost of a policy with a negative advantage bends downwards
 _PHASES = dict(
@@ -51,7 +53,7 @@ _PHASES = dict(
 FORMS: dict[str, Form] = {
     "backprop": Form(Predictive.mlp, _TANH, Backprop, {}),
     "fixed-prediction": Form(Predictive.mlp, _TANH, FixedPrediction, dict(max_steps=4)),
-    "predictive": Form(Predictive.mlp, _TANH, PredictiveCoding, _SETTLING),
+    "predictive": Form(Predictive.mlp, _TANH, PredictiveCoding, _FORCED),
     "zil": Form(Predictive.mlp, _TANH, ZIL, {}),
     "ngc": Form(NGC.mlp, _ERROR_SYNAPSES, NGCRule, _SETTLING),
     "eqprop": Form(Hopfield.mlp, {}, EquilibriumPropagation, _PHASES),

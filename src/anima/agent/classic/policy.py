@@ -95,13 +95,13 @@ class Rollout(eqx.Module):
 
 
 class PolicyState(eqx.Module):
-    """What an actor-critic remembers. `spread` is log sigma of each dimension of an action (none
+    """What an actor-critic remembers. `spread` is log sigma of each dimension of an action (`None`
     for a discrete one), `noticing` its optimiser's memory, `rollout` the last one it learnt from.
     """
 
     actor: LearnerState
     critic: LearnerState
-    spread: Float[Array, " size"]
+    spread: Float[Array, " size"] | None
     noticing: Any
     moments: Moments
     rollout: Rollout
@@ -139,13 +139,13 @@ class ActorCritic(AbstractMind):
 
     def init(self, key: PRNGKeyArray) -> PolicyState:
         acting, judging = jax.random.split(key)
-        size = 0 if isinstance(self.spec.action, Discrete) else self.spec.action.size
-        spread = jnp.full(size, self.spread)
+        discrete = isinstance(self.spec.action, Discrete)
+        spread = None if discrete else jnp.full(self.spec.action.size, self.spread)
         return PolicyState(
             actor=self.actor.init(acting),
             critic=self.critic.init(judging),
             spread=spread,
-            noticing=self.noting.init(spread),
+            noticing=None if spread is None else self.noting.init(spread),
             moments=Moments.empty(self.spec.observation),
             rollout=self._blank(),
             step=jnp.zeros((), jnp.int32),
@@ -189,13 +189,13 @@ class ActorCritic(AbstractMind):
     def circuits(self, state: PolicyState) -> dict[str, AbstractCircuit]:
         return {"actor": state.actor.circuit, "critic": state.critic.circuit}
 
-    def head_of(self, spread: Float[Array, " size"]) -> AbstractHead:
+    def head_of(self, spread: Float[Array, " size"] | None) -> AbstractHead:
         """The head, with the present spread of continuous actions."""
-        if isinstance(self.head, Gaussian):
-            return dataclasses.replace(self.head, log_std=spread)
-        return self.head
+        if spread is None:
+            return self.head
+        return dataclasses.replace(self.head, log_std=spread)
 
-    def _cost(self, spread: Float[Array, " size"]) -> PolicyGradient | ClippedSurrogate:
+    def _cost(self, spread: Float[Array, " size"] | None) -> PolicyGradient | ClippedSurrogate:
         return dataclasses.replace(self.cost, head=self.head_of(spread))
 
     def _ask(self, state: PolicyState, observation: Array) -> Array:
@@ -266,10 +266,10 @@ class ActorCritic(AbstractMind):
         }
         return state, chart
 
-    def _spread(self, state: PolicyState, params: Array, deeds: Deed) -> tuple[Array, Any]:
+    def _spread(self, state: PolicyState, params: Array, deeds: Deed) -> tuple[Array | None, Any]:
         """The spread and its memory, after the same cost at the same outputs."""
-        if state.spread.size == 0:
-            return state.spread, state.noticing
+        if state.spread is None:
+            return None, None
 
         def mean(spread: Array) -> Array:
             return jnp.mean(jax.vmap(self._cost(spread))(deeds, params))
