@@ -166,7 +166,7 @@ def living_tables() -> list[str]:
     cases = found["cases"]
     lines = [
         f"`{found['command']}`. Steps to a return: the median and the worst of the seeds, judged",
-        "on the way by 5 greedy episodes each; in brackets how many of them came there.",
+        "on the way by greedy episodes in fresh worlds; in brackets how many came there.",
         "",
         "| world | model | steps to a return | asked | 100 greedy episodes at the end, IQM [95%] |",
         "|---|---|---|---|---|",

@@ -4,13 +4,13 @@ import dataclasses
 import warnings
 
 import equinox as eqx
+import gymnasium
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from anima.agent import Living
-from anima.agent.body import FORMS
 from anima.agent.life import lives
 from anima.agent.living import Alarm, Arousal, living
 from anima.agent.model import Belief
@@ -151,9 +151,9 @@ def test_a_life_with_plans_goes_on_from_its_state_bit_for_bit(world):
     other.close()
 
 
-@pytest.mark.parametrize("assigner", sorted(FORMS))
+@pytest.mark.parametrize("assigner", ["fixed-prediction", "predictive", "ngc", "eqprop"])
 def test_any_circuit_and_rule_learns_how_the_world_moves(assigner):
-    """Two members, thirty updates on pushes from random places: what is left is a part of it."""
+    """Two members, eighty updates on pushes from random places: what is left is a part of it."""
     model = living(
         Slide().spec, **TINY | dict(assigner=assigner, rate=0.02, members=2), **CHOICES, prefer=WISH
     ).model
@@ -169,7 +169,7 @@ def test_any_circuit_and_rule_learns_how_the_world_moves(assigner):
         notice = lambda state, one: (model.noticed(state, one), None)
         state, _ = jax.lax.scan(notice, model.init(key), some)
         update = lambda i, state: model.learnt(state, past, i, key)[0]
-        after = jax.lax.fori_loop(0, 30, update, state)
+        after = jax.lax.fori_loop(0, 80, update, state)
         left = lambda state: jnp.mean(jax.vmap(lambda one: model.surprise(state, one))(some))
         return left(state), left(after)
 
@@ -277,23 +277,13 @@ def test_worlds_it_cannot_live_in_are_refused():
         living(Slide().spec)
     with pytest.raises(InputError, match="needs a set of actions"):
         living(Spec("?", 1, Continuous((0.0,), (1.0,)), 9), planner="exhaustive", prefer=WISH)
+    gymnasium.register("Picture-v0", entry_point=_Picture, max_episode_steps=9)
     with pytest.raises(InputError, match="images or grids"):
-        import gymnasium
-
-        gymnasium.register("Picture-v0", entry_point=lambda **_: _Picture(), max_episode_steps=9)
         Living("Picture-v0")
 
 
-class _Picture:
+class _Picture(gymnasium.Env):
     """What shows images; nothing of it is ever stepped."""
 
-    def __init__(self):
-        import gymnasium
-
-        self.metadata, self.render_mode, self.spec = {}, None, None
-        self.observation_space = gymnasium.spaces.Box(0, 255, (8, 8, 3))
-        self.action_space = gymnasium.spaces.Discrete(2)
-        self.unwrapped = self
-
-    def close(self):
-        pass
+    observation_space = gymnasium.spaces.Box(0, 255, (8, 8, 3))
+    action_space = gymnasium.spaces.Discrete(2)

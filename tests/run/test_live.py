@@ -148,13 +148,13 @@ def test_an_edited_run_is_named(tmp_path):
 
 def test_physics_change_when_they_are_to_and_stay_changed_when_resumed(finished, tmp_path):
     """From step 16 on the motor is reversed; who resumes later finds it so."""
-    usual, _ = finished
+    usual, undisturbed = finished
     (tmp_path / "a").mkdir()
     living = _living(tmp_path / "a", "world.change={at=16, motor=-1.0}")
     living.run()
     assert living.world.motor == -1 and usual.world.motor == 1
     rows = read_rows(tmp_path / "a" / "metrics.jsonl")
-    before = read_rows(usual.folder / "metrics.jsonl")
+    before = undisturbed.rows
     drop = lambda row: {k: v for k, v in row.items() if k != "seconds"}
     assert [*map(drop, rows[:4])] == [*map(drop, before[:4])] and drop(rows[4]) != drop(before[4])
     again = _living(tmp_path / "a", "world.change={at=16, motor=-1.0}")

@@ -270,7 +270,8 @@ class Settling(AbstractPlanner):
     whose predictions are held (`learn.FixedPrediction`, along time), so p is dG/da exactly, and
     nothing is read beyond a neighbouring moment. Then a <- project(a - rate p / rms(p)); a choice
     among n actions moves on the simplex, a <- a exp(-rate p / rms(p)) / Z. The rate falls to 0
-    over `steps`; the lowest of all that was visited is the plan.
+    over `steps`; the lowest of all that was visited is the plan (of choices: the lowest of the
+    sequences nearest to what was visited).
     """
 
     space: ActionSpace = eqx.field(static=True)
@@ -299,7 +300,11 @@ class Settling(AbstractPlanner):
         last, (visited, energies) = jax.lax.scan(move, kept.mean, rates)
         visited = jnp.concatenate([visited, last[None]])
         energies = jnp.append(energies, self.total(future, state, last))
-        return _found(self, kept, visited[jnp.argmin(energies)], visited, energies)
+        mean = visited[jnp.argmin(energies)]
+        if isinstance(self.space, Discrete):  # what counts is what can be done
+            visited = _decided(self.space, visited)
+            energies = jax.vmap(lambda actions: self.total(future, state, actions))(visited)
+        return _found(self, kept, mean, visited, energies)
 
     def pressure(
         self, future: Future, state: Any, actions: Float[Array, "H m"]
@@ -403,7 +408,7 @@ def _fit(
     return mean, jnp.maximum(jnp.std(elite, 0), 0.05)
 
 
-def _decided(space: ActionSpace, mean: Float[Array, "H m"]) -> Float[Array, "H m"]:
+def _decided(space: ActionSpace, mean: Float[Array, "*H m"]) -> Float[Array, "*H m"]:
     """Actions that can be done."""
     if isinstance(space, Discrete):
         return jax.nn.one_hot(jnp.argmax(mean, -1), space.n, dtype=mean.dtype)

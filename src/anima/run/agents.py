@@ -242,13 +242,13 @@ def _nearest_preset(wanted: dict[str, str | None]) -> tuple[str, Table]:
     return "", {"world": {"name": wanted["world"]}, "agent": agent}
 
 
-def _unusual(table: Table) -> tuple[bool, bool, bool]:
-    """Whether a preset is of another agent, another assigner than its usual one, or a twin."""
+def _unusual(table: Table) -> tuple[int, bool, bool]:
+    """How late its agent comes in `AGENTS`, whether its assigner is not the usual one, a twin."""
     found = _of(table)
     known = inspect.signature(AGENTS[str(found["agent"])].recipe).parameters
     usual = known["assigner"].default if "assigner" in known else None
     assigner = found["assigner"]
-    return found["agent"] != DEFAULT, assigner != usual, assigner == "backprop"
+    return list(AGENTS).index(str(found["agent"])), assigner != usual, assigner == "backprop"
 
 
 def _of(table: Table) -> dict[str, str | None]:
