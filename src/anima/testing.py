@@ -221,7 +221,7 @@ def _probed(
     @jax.jit
     @jax.vmap
     def live(which, seen):
-        world = Probe(which, mind.spec)
+        world = Probe(which=which, spec=mind.spec)
         state = lifetime(mind, world, jnp.asarray(seed, jnp.uint32), cycles)[0].mind
         found = mind.worth(state, seen)
         return _played(mind, world, state), jnp.full(2, jnp.nan) if found is None else found
@@ -253,7 +253,7 @@ def _check_habits(agent: AbstractAgent) -> None:
     one = agent.predict(seen[0], deterministic=True)[0]
     _holds("one observation gives one action", one.shape == action.shape[1:])
     for given in (action, agent.predict(seen, deterministic=False)[0]):
-        inside = np.asarray(spec.action.clip(given))
+        inside = np.asarray(spec.action.clip(jnp.asarray(given)))
         _holds(
             "actions are in the space",
             np.all((given >= 0) & (given < spec.action.n)).item()

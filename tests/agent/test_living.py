@@ -119,7 +119,8 @@ def test_an_unlearnt_model_acts_at_random_and_says_so():
 def test_a_plan_is_carried_from_step_to_step_saved_and_loaded(tmp_path):
     agent = Living("Pendulum-v1", seed=2, **TINY, **DRAWS).learn(8)
     seen = np.asarray([1.0, 0.0, 0.0], np.float32)
-    first, plan = agent.predict(seen)
+    first, plan = agent.predict(seen, episode_start=np.ones(1, bool))
+    assert agent.predict(seen)[1] is None  # nobody to give it back
     second, later = agent.predict(seen, state=plan)
     again, forgot = agent.predict(seen, state=plan, episode_start=np.ones(1, bool))
     assert first.shape == (1,) and -2 <= first[0] <= 2

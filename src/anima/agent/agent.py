@@ -101,8 +101,8 @@ class AbstractAgent:
         """What to do, for one observation or for a batch of them, and what is in mind then.
 
         **Arguments:** `observation`, (n,) or (batch, n); `deterministic`, whether not to explore.
-        `state`: what the last call of this episode returned, for agents that carry a thought from
-        step to step (others return `None`); `episode_start`, where it is to be forgotten.
+        `episode_start`, where episodes begin: agents that carry a thought from step to step then
+        return it beside the action, to be given back as `state`. Without either it is `None`.
 
         **Raises:** `InputError` for an observation of another shape, or not finite.
         """
@@ -114,7 +114,7 @@ class AbstractAgent:
             )
         if not np.isfinite(seen).all():
             raise InputError("predict: the observation holds a number that is not finite")
-        batch = jnp.asarray(np.atleast_2d(seen))
+        batch, alone = jnp.asarray(np.atleast_2d(seen)), state is None and episode_start is None
         begun = np.zeros(len(batch), bool) if episode_start is None else np.asarray(episode_start)
         state = afresh(self.mind, len(batch)) if state is None else state
         self._asked += not deterministic
@@ -125,7 +125,7 @@ class AbstractAgent:
         action = np.asarray(self.mind.spec.action.clip(action))
         if isinstance(self.mind.spec.action, Discrete):
             action = action.astype(np.int64)
-        return (action if seen.ndim == 2 else action[0]), state
+        return (action if seen.ndim == 2 else action[0]), None if alone else state
 
     def save(self, path: str | Path) -> None:
         """Writes the agent to one file: its settings, and all its life, replay included.

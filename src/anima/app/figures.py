@@ -134,7 +134,7 @@ def imagined_futures(
             axes = figure.add_subplot(grid[row, 0])
             _quiet(axes)
             for index in order:
-                axes.plot(paths[name][index], color=_heat(rank[index]), linewidth=0.7)
+                axes.plot(paths[name][index], color=_heat(float(rank[index])), linewidth=0.7)
             axes.axhline(wanted[name], color=QUIET, linewidth=0.8, linestyle=(0, (1, 2)))
             axes.plot(best[name], color=RED, linewidth=2.0, label="the plan")
             seen = lived[name][: len(best[name])]
@@ -156,11 +156,11 @@ def _energies_by_action(axes: "Axes", first: np.ndarray, energies: np.ndarray, r
     """The energy of every future over its first action; the lowest is marked."""
     _quiet(axes)
     whole = first.dtype.kind in "iu"
-    spread = 0.28 * np.sin(np.arange(len(first)) * 2.4) if whole else 0.0  # so that none hides
+    spread = 0.28 * whole * np.sin(np.arange(len(first)) * 2.4)  # so that none hides
     colours = [_heat(r) for r in rank]
     axes.scatter(first + spread, energies, s=9, c=colours, linewidths=0)
     low = int(np.argmin(energies))
-    axes.scatter(first[low] + (spread[low] if whole else 0), energies[low], s=42, c=RED, zorder=5)
+    axes.scatter(first[low] + spread[low], energies[low], s=42, c=RED, zorder=5)
     if energies.min() > 0 and energies.max() > 8 * energies.min():
         axes.set_yscale("log")
     if whole:

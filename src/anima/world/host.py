@@ -163,7 +163,8 @@ class Host:
     def _step(self, action: np.ndarray) -> Transition:
         done = action
         if isinstance(self.spec.action, Continuous):
-            done = np.clip(action, *np.float32([self.spec.action.low, self.spec.action.high]))
+            box = self.spec.action
+            done = np.clip(action, np.asarray(box.low, "f4"), np.asarray(box.high, "f4"))
         self._done[np.arange(len(action)), self._age] = done
         with _blame(self.spec.name, f"take action {done.tolist()}"):
             seen, reward, terminated, truncated, _ = self._worlds.step(done + self._first)

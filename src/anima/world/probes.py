@@ -43,7 +43,7 @@ class Probe(AbstractWorld):
     @classmethod
     def of(cls, name: str, action: ActionSpace = Discrete(2)) -> "Probe":
         """A probe by name, for one kind of action."""
-        return cls(jnp.asarray(PROBES.index(name)), probe_spec(action))
+        return cls(which=jnp.asarray(PROBES.index(name)), spec=probe_spec(action))
 
     @property
     def best(self) -> float:

@@ -78,7 +78,7 @@ class GAE(AbstractEstimator):
         check_fraction("gae", discount=self.discount, decay=self.decay)
 
     def __call__(self, trajectory: Trajectory) -> tuple[Series, Series]:
-        settings = dict(discount=self.discount, decay=self.decay, tail=self.tail)
+        settings: Any = dict(discount=self.discount, decay=self.decay, tail=self.tail)
         return gae(trajectory, **settings), lambda_returns(trajectory, **settings)
 
 
@@ -275,6 +275,7 @@ class ActorCritic(AbstractMind):
             return jnp.mean(jax.vmap(self._cost(spread))(deeds, params))
 
         slope = jax.grad(mean)(state.spread)
+        moved: Any  # an array, which is a pytree as optax wants
         moved, noticing = self.noting.update(slope, state.noticing)
         return jnp.clip(state.spread + moved, *_CLIPPED_SIGMA), noticing
 

@@ -323,6 +323,7 @@ class Steering(AbstractMind):
         if self.entropy is None:
             return skill.log_temperature, skill.warming
         slope = jax.grad(temperature_cost)(skill.log_temperature, chance, self.entropy)
+        moved: Any  # an array, which is a pytree as optax wants
         moved, warming = self.heating.update(slope, skill.warming)
         return skill.log_temperature + moved, warming
 
