@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo live test bench lint clean
+.PHONY: demo live test proofs bench lint clean
 
 demo: $(INSTALLED)
 	$(BIN)/anima learn digits
@@ -18,6 +18,9 @@ test: $(INSTALLED)
 	$(BIN)/ruff check src tests benchmarks examples
 	$(BIN)/pyright
 	$(BIN)/python -m pytest -q -n 2 --dist loadscope
+
+proofs: $(INSTALLED)
+	$(BIN)/python -m pytest -q -n 2 --dist loadscope -m slow
 
 bench: $(INSTALLED)
 	$(BIN)/python benchmarks/speed/driver.py --out benchmarks/results/speed.json

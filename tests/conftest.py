@@ -14,6 +14,7 @@ to emitters of fused loops that a tiny program has no use for, so they are off.
 """
 
 import contextlib
+import gc
 import os
 from pathlib import Path
 
@@ -34,6 +35,7 @@ HERE = Path(__file__).parent
 
 
 def pytest_configure(config):
+    gc.set_threshold(200_000, 50, 100)  # traces are many small objects, and few are garbage
     config.addinivalue_line("markers", "float32: run a test among the laws as users run it")
     config.addinivalue_line("markers", "promotes: let a library implicitly promote types and ranks")
 

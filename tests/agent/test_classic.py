@@ -71,7 +71,13 @@ def test_epsilon_falls_as_it_says():
     near([at(fade, 7, episodes) for episodes in (0, 1, 2, 9)], [1, 0.5, 0.25, 0.1])
 
 
-@pytest.mark.parametrize("assigner", sorted(FORMS))
+QUICK = ("predictive", "eqprop")
+EVERY = [
+    pytest.param(form, marks=[pytest.mark.slow] * (form not in QUICK)) for form in sorted(FORMS)
+]
+
+
+@pytest.mark.parametrize("assigner", EVERY)
 def test_every_assigner_finds_the_values_of_the_corridor(corridor, assigner):
     """Values, discounting and the policy of a world where all three are known."""
     mind = dqn(

@@ -132,7 +132,11 @@ def test_a_plan_is_carried_from_step_to_step_saved_and_loaded(tmp_path):
     np.testing.assert_array_equal(other.predict(seen)[0], first)
 
 
-@pytest.mark.parametrize("world", [Pendulum(), hosted("Pendulum-v1")], ids=["compiled", "hosted"])
+@pytest.mark.parametrize(
+    "world",
+    [Pendulum(), pytest.param(hosted("Pendulum-v1"), marks=pytest.mark.slow)],
+    ids=["compiled", "hosted"],
+)
 def test_a_life_with_plans_goes_on_from_its_state_bit_for_bit(world):
     mind = living(world.spec, **TINY, **DRAWS, alarm=2.0, gate="quantile")
     one, other = (lives(mind, world, [5]) for _ in range(2))

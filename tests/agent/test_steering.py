@@ -38,7 +38,7 @@ def _climbed(assigner, credit=None):
 
 @pytest.mark.parametrize(
     ("assigner", "credit", "gap"),
-    [("backprop", {}, 1e-6), ("zil", {}, 1e-5), ("predictive", SETTLED, 1e-3)],
+    [("backprop", {}, 1e-6), ("zil", {}, 1e-5), ("predictive", SETTLED, 3e-3)],
 )
 def test_the_pressure_on_an_action_is_autodiffs_slope_of_the_lesser_critic(assigner, credit, gap):
     (value, slope), (wanted, true) = _climbed(assigner, credit)

@@ -330,7 +330,10 @@ def test_an_absurd_rate_stops_with_step_residual_and_remedy(tmp_path, capsys):
     assert not (run / "weights.safetensors").exists()
 
 
-@pytest.mark.parametrize("hidden", ["[6]", "[{channels=2, kernel=3, pool='max'}, 6]"])
+CONVOLUTION = pytest.param("[{channels=2, kernel=3, pool='max'}, 6]", marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize("hidden", ["[6]", CONVOLUTION])
 def test_images_of_any_shape_from_a_folder_that_moves(hidden, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     idx_folder(tmp_path / "my data" / "colour", (5, 7, 3))
@@ -611,7 +614,11 @@ def test_a_download_shows_a_bar_and_its_absence_nothing():
 # A real process.
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
+@pytest.mark.parametrize(
+    "number",
+    [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)],
+    ids=["Ctrl-C", "SIGTERM"],
+)
 def test_a_signal_saves_exits_130_and_can_be_resumed(
     tmp_path, compiled, finished, capsys, monkeypatch, number
 ):

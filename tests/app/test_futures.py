@@ -36,6 +36,7 @@ def test_a_life_is_reported_with_what_it_imagined(tmp_path, capsys):
     assert "Newborn, at random." in report and "4 futures of 2 imagined steps" in report
 
 
+@pytest.mark.slow
 def test_a_life_too_short_to_learn_says_so(tmp_path, capsys):
     words = ["live", "CartPole-v1", "--agent", "living", "--steps", "20", "--quiet"]
     late = [word for word in TINY if "warmup" not in word] + ["--set=agent.warmup=99"]

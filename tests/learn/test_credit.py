@@ -206,6 +206,7 @@ def test_eqprop_on_hopfield():
     check_assigner(propagation(0.05), hopfield(), least=0.999)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", [Hopfield, Predictive])
 def test_eqprop_on_images(family):
     """Pools of both kinds, no unit at a bound and no two equals: a smooth fixed point."""

@@ -92,8 +92,9 @@ def test_incremental_pc_moves_its_synapses_at_every_turn_and_energy_never_rises(
 
 def refuses(rule, build, cost, message):
     """Says so as soon as it is traced, before anything is compiled."""
+    circuit = build(KEY)
     with pytest.raises(InputError, match=message):
-        eqx.filter_eval_shape(lambda: rule.gradient(build(KEY), {"input": X}, cost, key=KEY))
+        eqx.filter_eval_shape(lambda: rule.gradient(circuit, {"input": X}, cost, key=KEY))
 
 
 def repelled(y):

@@ -78,6 +78,7 @@ def lived(replay):
     return right[labels < 2].mean(), right[labels > 1].mean(), kept, told
 
 
+@pytest.mark.slow
 def test_dreams_keep_what_a_life_without_forgets():
     old, new, kept, told = lived(None)
     assert old < 0.7 and new > 0.9 and kept is None and told == [(0, 96), (1, 96)]

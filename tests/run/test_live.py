@@ -64,7 +64,10 @@ def finished(tmp_path_factory, quick):
     return living, living.run()
 
 
-@pytest.mark.parametrize("world", ["CartPole-v1", "gymnasium:CartPole-v1"])
+HOSTED = pytest.param("gymnasium:CartPole-v1", marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize("world", ["CartPole-v1", HOSTED])
 def test_an_interrupted_life_ends_as_one_that_was_not(tmp_path, monkeypatch, world):
     """One `Living` plays all parts, since each would compile anew; the disk is what joins them."""
     (tmp_path / "a").mkdir()
@@ -146,6 +149,7 @@ def test_an_edited_run_is_named(tmp_path):
         live.read(tmp_path)
 
 
+@pytest.mark.slow
 def test_physics_change_when_they_are_to_and_stay_changed_when_resumed(finished, tmp_path):
     """From step 16 on the motor is reversed; who resumes later finds it so."""
     usual, undisturbed = finished

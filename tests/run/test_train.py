@@ -89,7 +89,11 @@ def test_the_same_seed_gives_the_same_bits_and_another_does_not(whole, small, da
     assert not eqx.tree_equal(outcome.lives.circuit.circuit, born.circuit.circuit)
 
 
-@pytest.mark.parametrize("chunks", [1, 2, 3], ids=["mid epoch 1", "between epochs", "mid epoch 2"])
+@pytest.mark.parametrize(
+    "chunks",
+    [1, 2, pytest.param(3, marks=pytest.mark.slow)],
+    ids=["mid epoch 1", "between epochs", "mid epoch 2"],
+)
 def test_resumed_it_ends_in_the_same_bits(whole, small, data, tmp_path, monkeypatch, chunks):
     stop_after(monkeypatch, chunks)
     outcome = start(small, data, tmp_path)

@@ -241,8 +241,9 @@ class ZIL(AbstractAssigner):
         self, circuit: AbstractCircuit, clamp: State, cost: Cost, *, key: PRNGKeyArray
     ) -> tuple[Scalar, Info]:
         circuit = only(Predictive, "ZIL", circuit)
+        depth = _depths(circuit)  # before a number is made an array that cannot be looked at
         held = jax.lax.stop_gradient(circuit)
-        sweep, last, errors = self._errors(held, clamp, cost)
+        sweep, last, errors = self._errors(held, depth, clamp, cost)
         return _pulled(circuit, sweep.state, errors), inform(held, cost, sweep, last)
 
     def pressure(
@@ -250,14 +251,13 @@ class ZIL(AbstractAssigner):
     ) -> State:
         """What the clamped nodes hear of their children's errors: exactly d cost / d clamp."""
         circuit = only(Predictive, "ZIL", circuit)
-        sweep, _, errors = self._errors(circuit, clamp, cost)
+        sweep, _, errors = self._errors(circuit, _depths(circuit), clamp, cost)
         return _heard(circuit, clamp, sweep.state, errors)
 
     def _errors(
-        self, circuit: Predictive, clamp: State, cost: Cost
+        self, circuit: Predictive, depth: dict[str, int], clamp: State, cost: Cost
     ) -> tuple[Equilibrium, Equilibrium, State]:
         """The sweep, the last step, and each node's error at the step when it arrives there."""
-        depth = _depths(circuit)
         sweep = self.predict(circuit, clamp)
         taught = {**clamp, "output": _target(sweep, cost, 1.0)}
         steps = max((d for name, d in depth.items() if name not in taught), default=0)
