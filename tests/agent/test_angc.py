@@ -45,6 +45,7 @@ def test_the_generator_learns_to_foresee_and_then_is_surprised_no_more(lived):
     assert set(aligned) == {"alignment", "generator_alignment"}
 
 
+@pytest.mark.slow
 def test_novelty_is_the_discrepancy_over_its_running_maximum(lived):
     mind, life, *_ = lived
     state = life.one(0).mind

@@ -80,6 +80,7 @@ def test_it_sleeps_when_an_episode_ends(grown):
     np.testing.assert_array_equal(charts["updates"][0], np.where(ended, 7, 4))
 
 
+@pytest.mark.slow
 def test_members_disagree_where_nobody_has_been(grown):
     mind, life, *_ = grown
     state = life.one(0).mind
@@ -97,6 +98,7 @@ def test_members_disagree_where_nobody_has_been(grown):
     np.testing.assert_allclose(lower, 1e3 * after.gain, rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_its_alignment_and_circuits_are_those_of_the_model(grown):
     mind, life, *_ = grown
     state = life.one(0).mind
@@ -200,6 +202,7 @@ def small():
     return lambda **more: living(Slide().spec, **TINY | more, **CHOICES, prefer=WISH)
 
 
+@pytest.mark.slow
 def test_the_newest_transition_is_always_replayed(small):
     mind = small(batch=16)
     drawn = mind._remembered(_since(_filled(mind), 100), jax.random.key(1)).observation[0, :, 0]

@@ -97,6 +97,7 @@ def test_a_temperature_rises_while_the_policy_is_too_certain():
     assert fixed._heat(skill, jnp.asarray(5.0))[0] == skill.log_temperature
 
 
+@pytest.mark.slow
 def test_before_the_warmup_any_action_is_tried_and_nothing_changes():
     mind = ddpg(ROAD, assigner="backprop", noise=0.0, **SMALL | dict(warmup=10))
     state = mind.init(jax.random.key(0))

@@ -19,6 +19,7 @@ BOTH = [EqPropClassifier, PredictiveCodingClassifier]
 both = pytest.mark.parametrize("kind", BOTH)
 
 
+@pytest.mark.slow
 @parametrize_with_checks([EqPropClassifier()])
 def test_scikit_learns_own_checks(estimator, check):
     check(estimator)

@@ -141,6 +141,7 @@ def implicit(circuit) -> dict[str, np.ndarray]:
     return references
 
 
+@pytest.mark.slow
 def test_random_signs_average_to_the_centred_contrast():
     """In expectation over its two signs the bias is the centred one, O(beta^2)."""
     circuit, cost = hopfield(), COSTS["arbitrary"]
@@ -202,6 +203,7 @@ def test_learned_feedback_near_the_transpose_keeps_the_angle():
 # All of them.
 
 
+@pytest.mark.slow
 def test_eqprop_on_hopfield():
     check_assigner(propagation(0.05), hopfield(), least=0.999)
 
@@ -219,6 +221,7 @@ def test_eqprop_on_images(family):
     check_assigner(propagation(0.05), circuit, least=0.999)
 
 
+@pytest.mark.slow
 def test_one_sided_eqprop():
     check_assigner(propagation(0.05, "one_sided"), hopfield(), least=0.99)
 
