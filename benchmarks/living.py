@@ -229,7 +229,7 @@ def main() -> None:
             continue
         held["cases"][key] = make_it()
         held["machine"] = {"jax": jax.__version__, "python": platform.python_version()}
-        held["command"] = "python -m benchmarks.living (then --change, then --speed)"
+        held["command"] = "python -m benchmarks.living [WORLD --model MODEL | --change | --speed]"
         RESULTS.parent.mkdir(parents=True, exist_ok=True)
         RESULTS.write_text(json.dumps(held, indent=1) + "\n")
 

@@ -127,6 +127,8 @@ def continual_tables(results: Path) -> list[str]:
         local = found["local"]
         rows = [_life(name, row) for name, row in found["rows"].items()]
         parts += [f"`{found['command']}`:", _table(head, rows)]
+    if not parts:
+        return ["No figures are committed yet: `python -m benchmarks.continual --data-dir DIR`."]
     if local:
         parts += ["What is local, and what is not:", _table(["piece", ""], local.items())]
     return parts
@@ -136,7 +138,7 @@ def gate_table(results: Path) -> list[str]:
     """Updates skipped against accuracy."""
     found = _read(results / "gate.json")
     if found is None:
-        return []
+        return ["No figures are committed yet: `python -m benchmarks.gate --data-dir DIR`."]
     rows = [
         (
             name,

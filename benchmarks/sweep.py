@@ -29,9 +29,7 @@ from benchmarks.accuracy import summarise
 VALIDATION = 0.25  # the share of the training examples that judges
 
 
-def members(
-    table: configs.Table, over: dict[str, list[float]], seeds: int, data: Data, examples: int
-):
+def members(table: configs.Table, over: dict[str, list[float]], data: Data, examples: int):
     """`life(settings, seed) -> validation error` of one member, traceable in both.
 
     **Arguments:** `table`, a preset's; `over`, the keys that `settings` fills; `examples`, how
@@ -118,7 +116,7 @@ def main() -> None:
     data = load_data(options.preset.rpartition("-")[0], options.data_dir)
     examples = min(options.examples or len(data.train_labels), len(data.train_labels))
     table = configs.override(configs.read_preset(options.preset), options.set)
-    life = members(table, over, options.seeds, data, examples)
+    life = members(table, over, data, examples)
     grid = list(itertools.product(*over.values()))
     columns = [jnp.repeat(jnp.asarray(c), options.seeds) for c in zip(*grid, strict=True)]
     seeds = jnp.tile(jnp.arange(1000, 1000 + options.seeds), max(len(grid), 1))

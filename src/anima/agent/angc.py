@@ -22,8 +22,8 @@ import optax
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from anima.agent.agent import AbstractAgent
-from anima.agent.body import body
 from anima.agent.classic import QLearning, QState, dqn
+from anima.agent.faculty import Faculty
 from anima.agent.mind import AbstractMind, Chart, alignment, only_if
 from anima.circuit.circuit import AbstractCircuit
 from anima.core.errors import check_range, pick
@@ -31,7 +31,6 @@ from anima.core.types import Scalar
 from anima.learn.assigners import AbstractAssigner
 from anima.learn.costs import SquaredError
 from anima.learn.learner import Learner, LearnerState
-from anima.learn.optimisers import optimiser
 from anima.settle.settle import settle
 from anima.settle.solvers import AbstractSolver, Euler
 from anima.world.env import Spec, Transition
@@ -251,9 +250,11 @@ def angc(
         normalise=normalise,
     )
     sizes = (spec.action.size + spec.observation, *hidden, spec.observation)
-    draw, made = body(assigner, sizes, circuit, credit)
-    learning = optimiser(
-        draw(jax.random.key(0)),
+    generator = Faculty.of(
+        assigner,
+        sizes,
+        circuit,
+        credit,
         rule=generator_rule,
         rate=generator_rate,
         schedule=schedule,
@@ -266,9 +267,9 @@ def angc(
         every=every,
         worlds=worlds,
         actor=actor,
-        draw=draw,
-        assigner=made,
-        optimiser=learning,
+        draw=generator.draw,
+        assigner=generator.assigner,
+        optimiser=generator.optimiser,
         epistemic=epistemic,
         forget=forget,
         solver=Euler(beta),

@@ -24,7 +24,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 from anima.act.plan import PLANNERS, AbstractPlanner, Future, Plan
 from anima.act.preference import WISHES, Preference, preference
 from anima.agent.agent import AbstractAgent
-from anima.agent.body import body
+from anima.agent.faculty import Faculty, check_counts
 from anima.agent.mind import AbstractMind, Chart, alignment
 from anima.agent.model import Belief, ModelState, WorldModel
 from anima.circuit.circuit import AbstractCircuit
@@ -32,7 +32,6 @@ from anima.core.errors import InputError, check_fraction, check_positive, check_
 from anima.core.types import Scalar
 from anima.learn.assigners import AbstractAssigner
 from anima.learn.gate import GATES, AbstractGate
-from anima.learn.optimisers import optimiser
 from anima.world.env import Discrete, Spec, Transition
 from anima.world.replay import Replay
 
@@ -380,10 +379,10 @@ def living(
     lacks, or a world whose preferred states nobody named.
     """
     whole = dict(batch=batch, capacity=capacity, members=members, lookahead=lookahead, steps=steps)
-    _check_whole(1, **whole)
+    check_counts(1, **whole)
     counts = dict(updates=updates, sleep=sleep, window=window, warmup=warmup, startle=startle)
-    _check_whole(0, **counts, recovery=recovery)
-    _check_whole(1, boost=boost)
+    check_counts(0, **counts, recovery=recovery)
+    check_counts(1, boost=boost)
     check_range("living", 0, math.inf, curiosity=curiosity, alarm=alarm, effort=effort)
     check_positive("living", noise=noise, boldness=boldness)
     check_fraction("living", whim=whim)
@@ -397,18 +396,13 @@ def living(
     if lookahead > capacity:
         raise InputError(f"living: lookahead is {lookahead}: at most capacity = {capacity}")
     sizes = (spec.observation + spec.action.size, *hidden, spec.observation)
-    draw, made = body(assigner, sizes, circuit, credit)
-    learning = optimiser(
-        draw(jax.random.key(0)),
-        rule=rule,
-        rate=rate,
-        schedule=schedule,
-        decay=decay,
-        per_epoch=steps,
-    )
+    learning = dict(rule=rule, rate=rate, schedule=schedule, decay=decay, per_epoch=steps)
+    skill = Faculty.of(assigner, sizes, circuit, credit, **learning)
     return LivingMind(
         spec=spec,
-        model=WorldModel(spec, draw, made, learning, boldness, members, noise),
+        model=WorldModel(
+            spec, skill.draw, skill.assigner, skill.optimiser, boldness, members, noise
+        ),
         planner=_planner(spec, planner, plan),
         wish=_wish(spec, prefer, effort),
         alarm=Alarm(alarm, startle, boost, recovery),
@@ -447,12 +441,6 @@ def _build(section: str, made: Any, settings: Mapping[str, Any] | None) -> Any:
         return made(**(settings or {}))
     except TypeError as error:
         raise InputError(f"{section}: {error}") from error
-
-
-def _check_whole(least: int, **values: Any) -> None:
-    for name, value in values.items():
-        if isinstance(value, bool) or not isinstance(value, int) or not least <= value < 2**31:
-            raise InputError(f"{name} is {value!r}: it must be a whole number from {least} on")
 
 
 class Living(AbstractAgent):

@@ -26,7 +26,7 @@ from anima.act.estimators import Series, Trajectory, discounted_returns, gae, la
 from anima.act.heads import AbstractHead, Categorical, Gaussian
 from anima.act.objectives import ClippedSurrogate, Deed, PolicyGradient
 from anima.agent.agent import AbstractAgent
-from anima.agent.classic.faculty import Faculty, Senses, check_counts
+from anima.agent.faculty import Faculty, Senses, check_counts
 from anima.agent.mind import AbstractMind, Chart, alignment
 from anima.circuit.circuit import AbstractCircuit
 from anima.core.errors import InputError, check_fraction, check_positive, check_range

@@ -27,7 +27,7 @@ from anima.act.objectives import (
     temperature_cost,
 )
 from anima.agent.agent import AbstractAgent
-from anima.agent.classic.faculty import Faculty, Senses, check_counts, steered
+from anima.agent.faculty import Faculty, Senses, check_counts, steered
 from anima.agent.mind import AbstractMind, Chart, alignment, only_if
 from anima.circuit.circuit import AbstractCircuit
 from anima.core.errors import check_fraction, check_positive, check_range

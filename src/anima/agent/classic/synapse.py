@@ -18,7 +18,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from anima.act.estimators import Trajectory, lambda_returns, td_errors
 from anima.act.reinforce import Reinforce, ReinforceState
 from anima.agent.agent import AbstractAgent
-from anima.agent.classic.faculty import Faculty, Senses, check_counts, steered
+from anima.agent.faculty import Faculty, Senses, check_counts, steered
 from anima.agent.mind import AbstractMind, Chart, alignment
 from anima.circuit.circuit import AbstractCircuit
 from anima.core.errors import check_fraction, check_positive

@@ -14,8 +14,7 @@ import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from anima.agent.agent import AbstractAgent
-from anima.agent.body import body
-from anima.agent.classic.faculty import Senses, check_counts
+from anima.agent.faculty import Faculty, Senses, check_counts
 from anima.agent.mind import AbstractMind, Chart, alignment, only_if
 from anima.circuit.circuit import AbstractCircuit
 from anima.core.errors import InputError, check_positive, check_range
@@ -23,7 +22,6 @@ from anima.core.types import Scalar
 from anima.learn.assigners import AbstractAssigner
 from anima.learn.costs import SquaredError
 from anima.learn.learner import Learner, LearnerState
-from anima.learn.optimisers import optimiser
 from anima.world.env import Discrete, Moments, Spec, Transition
 from anima.world.replay import Replay, Sample
 
@@ -324,9 +322,11 @@ def dqn(
     check_range("dqn", 0, math.inf, alpha=alpha)
     check_positive("dqn", reward_scale=reward_scale)
     sizes = (spec.observation, *hidden, spec.action.n)
-    draw, made = body(assigner, sizes, circuit, credit)
-    learning = optimiser(
-        draw(jax.random.key(0)),
+    skill = Faculty.of(
+        assigner,
+        sizes,
+        circuit,
+        credit,
         rule=rule,
         rate=rate,
         schedule=schedule,
@@ -341,9 +341,9 @@ def dqn(
     )
     return QLearning(
         spec=spec,
-        draw=draw,
-        assigner=made,
-        optimiser=learning,
+        draw=skill.draw,
+        assigner=skill.assigner,
+        optimiser=skill.optimiser,
         values=Values(discount, returns, double, clip, polyak),
         curiosity=curiosity,
         every=every,

@@ -1,4 +1,4 @@
-"""What the classic agents are made of: a circuit that learns, and how it sees its world."""
+"""What agents are made of: a circuit that learns, and how it sees its world."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -118,11 +118,11 @@ class _Nothing(AbstractCost):
 _NOTHING = _Nothing()
 
 
-def check_counts(**numbers: Any) -> None:
-    """Raises `InputError` unless all are whole numbers from 1 on."""
+def check_counts(least: int = 1, /, **numbers: Any) -> None:
+    """Raises `InputError` unless all are whole numbers from `least` on."""
     for name, value in numbers.items():
-        if not isinstance(value, int) or not 1 <= value < 2**31:
-            raise InputError(f"{name} is {value!r}: it must be a whole number from 1 on")
+        if isinstance(value, bool) or not isinstance(value, int) or not least <= value < 2**31:
+            raise InputError(f"{name} is {value!r}: it must be a whole number from {least} on")
 
 
 def steered(agent: str, spec: Spec) -> Continuous:
