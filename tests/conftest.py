@@ -7,7 +7,8 @@ fixture and not a global setting because JAX's is: a global x64 would change wha
 tests (worlds, agents, training) run. Arrays must therefore be made inside a test, not at import.
 
 `@pytest.mark.float32` takes one test out; `@pytest.mark.promotes` allows promotion where another
-library (optax) needs it.
+library (optax) needs it. Types and shapes are looked at in every call (`checked.py`); a test of
+what is said to a user without such checks is `@pytest.mark.unchecked`.
 
 Nearly all the time of these tests is XLA's, compiling thousands of tiny programs: half of it goes
 to emitters of fused loops that a tiny program has no use for, so they are off.
@@ -20,6 +21,7 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import jaxtyping
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
@@ -37,6 +39,7 @@ HERE = Path(__file__).parent
 def pytest_configure(config):
     gc.set_threshold(200_000, 50, 100)  # traces are many small objects, and few are garbage
     config.addinivalue_line("markers", "float32: run a test among the laws as users run it")
+    config.addinivalue_line("markers", "unchecked: look at no types, as for a user of anima")
     config.addinivalue_line("markers", "promotes: let a library implicitly promote types and ranks")
 
 
@@ -108,6 +111,14 @@ def quick_programs(keep_programs):
             jax.config.update(name, value)
 
     return quick
+
+
+@pytest.fixture(autouse=True)
+def unchecked(request):
+    """No checks of types where a test is marked so."""
+    jaxtyping.config.update("jaxtyping_disable", "unchecked" in request.keywords)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture

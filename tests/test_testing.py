@@ -91,7 +91,7 @@ CIRCUITS = {
     "start keeps the clamp of 'input'": lambda: predictive(start=late_start),
     "start gives every node": lambda: predictive(start=short_start),
     "a clamp of an unknown node is an InputError": lambda: predictive(
-        check_clamp=lambda self, clamp: None
+        check_clamp=lambda self, clamp: dict(clamp)
     ),
     "curvature is positive": lambda: predictive(
         curvature=lambda self: {node.name: -jnp.ones(()) for node in self.nodes}

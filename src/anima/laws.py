@@ -29,7 +29,7 @@ from anima.circuit.ngc import NGC
 from anima.circuit.precision import Precision
 from anima.circuit.predictive import Predictive
 from anima.core.functions import identity, tanh
-from anima.core.types import Cost, State
+from anima.core.types import Clamp, Cost, Number, State
 from anima.learn.assigners import (
     ZIL,
     AbstractAssigner,
@@ -285,25 +285,25 @@ CIRCUITS: dict[str, Callable[..., AbstractCircuit]] = {
 # References.
 
 
-def backprop(circuit: AbstractCircuit, clamp: State, cost: Cost) -> AbstractCircuit:
+def backprop(circuit: AbstractCircuit, clamp: Clamp, cost: Cost) -> AbstractCircuit:
     """Reverse mode through the forward sweep."""
     return gradient(lambda c: (cost(c.start(clamp)["output"]), None), circuit)[0]
 
 
-def whitened(circuit: AbstractCircuit, clamp: State, cost: Cost) -> AbstractCircuit:
+def whitened(circuit: AbstractCircuit, clamp: Clamp, cost: Cost) -> AbstractCircuit:
     """Backprop fed S^-1 g in place of g, S the covariance ascribed to the output."""
     state = circuit.start(clamp)
     fed = jnp.linalg.solve(response(circuit, clamp, state), jax.grad(cost)(state["output"]))
     return gradient(lambda c: (c.start(clamp)["output"] @ fed, None), circuit)[0]
 
 
-def implicit(circuit: AbstractCircuit, clamp: State, cost: Cost) -> AbstractCircuit:
+def implicit(circuit: AbstractCircuit, clamp: Clamp, cost: Cost) -> AbstractCircuit:
     """The gradient at the circuit's own fixed point: <a, d force/dtheta>, H a = dC/dz."""
     found = settle(circuit, clamp, max_steps=3000, **_SETTLED).state
     free, unravel = ravel_pytree({n: z for n, z in found.items() if n not in clamp})
 
     def force(circuit, free):
-        pull = circuit.force({**clamp, **unravel(free)})
+        pull = circuit.force(circuit.check_clamp(clamp) | unravel(free))
         return ravel_pytree({name: pull[name] for name in unravel(free)})[0]
 
     stiffness = -jax.jacobian(lambda free: force(circuit, free))(free)
@@ -312,7 +312,7 @@ def implicit(circuit: AbstractCircuit, clamp: State, cost: Cost) -> AbstractCirc
     return gradient(lambda c: (adjoint @ force(c, free), None), circuit)[0]
 
 
-def forwards(circuit: AbstractCircuit, clamp: State, cost: Cost) -> AbstractCircuit:
+def forwards(circuit: AbstractCircuit, clamp: Clamp, cost: Cost) -> AbstractCircuit:
     """Forward mode through the sweep, one parameter at a time."""
     own, rest = circuit.parameters()
     flat, unravel = ravel_pytree(own)
@@ -320,7 +320,7 @@ def forwards(circuit: AbstractCircuit, clamp: State, cost: Cost) -> AbstractCirc
     return unravel(jax.jacfwd(judged)(flat))
 
 
-def settled_coding(circuit: AbstractCircuit, clamp: State, cost: Cost) -> AbstractCircuit:
+def settled_coding(circuit: AbstractCircuit, clamp: Clamp, cost: Cost) -> AbstractCircuit:
     """`PredictiveCoding` of the same chain, settled; an NGC circuit is read as a predictive one."""
     if isinstance(circuit, NGC):
         ones: dict[str, Precision] = {node.name: 1.0 for node in circuit.nodes if node.parents}
@@ -360,12 +360,12 @@ def incremental(share: float) -> AbstractAssigner:
     return IncrementalPC(step=0.5, solver=EvenOdd(), count=round(1 / share))
 
 
-def fixed(_: float) -> AbstractAssigner:
+def fixed(_: Number) -> AbstractAssigner:
     """Fixed predictions, settled."""
     return FixedPrediction(max_steps=300)
 
 
-def ngc(_: float) -> AbstractAssigner:
+def ngc(_: Number) -> AbstractAssigner:
     """NGC's rule, settled."""
     return NGCRule(step=0.5, max_steps=3000, **_SETTLED)
 

@@ -37,7 +37,7 @@ from anima.circuit.graph import Node
 from anima.circuit.hopfield import Hopfield
 from anima.circuit.predictive import Predictive
 from anima.core.errors import InputError
-from anima.core.types import Cost, Result, State
+from anima.core.types import Clamp, Cost, Result, State
 from anima.learn.assigners import AbstractAssigner
 from anima.learn.costs import CrossEntropy, SquaredError
 from anima.learn.learner import Learner
@@ -271,7 +271,7 @@ def _check_habits(agent: AbstractAgent) -> None:
 
 
 def true_gradient(
-    assigner: AbstractAssigner, circuit: AbstractCircuit, clamp: State, cost: Cost
+    assigner: AbstractAssigner, circuit: AbstractCircuit, clamp: Clamp, cost: Cost
 ) -> AbstractCircuit:
     """d cost(answer) / d theta, the answer being the assigner's own prediction, by forward mode.
 
@@ -320,7 +320,7 @@ def _silenced(circuit: AbstractCircuit, key: PRNGKeyArray) -> list[AbstractCircu
     return [circuit.silence(dict.fromkeys(names, rate), key=key) for rate in (0.0, 0.5, 0.5)]
 
 
-def _check_start(circuit: AbstractCircuit, clamp: State) -> None:
+def _check_start(circuit: AbstractCircuit, clamp: Clamp) -> None:
     state = eqx.filter_jit(lambda circuit, clamp: circuit.start(clamp))(circuit, clamp)
     got = {name: value.shape for name, value in state.items()}
     want = {node.name: node.shape for node in circuit.nodes}
@@ -330,7 +330,7 @@ def _check_start(circuit: AbstractCircuit, clamp: State) -> None:
     _holds("the start is finite", _finite(state))
 
 
-def _check_clamps_refused(circuit: AbstractCircuit, clamp: State) -> None:
+def _check_clamps_refused(circuit: AbstractCircuit, clamp: Clamp) -> None:
     name, value = next(iter(clamp.items()))
     full = {node.name: jnp.zeros(node.shape) for node in circuit.nodes}
     _refused("a clamp of an unknown node", lambda: circuit.start({**clamp, "nobody": value}))
@@ -482,7 +482,7 @@ def _check_silence_refused(circuit: AbstractCircuit, key: PRNGKeyArray) -> None:
     _refused("a silence rate of 1", lambda: circuit.silence({name: 1.0}, key=key))
 
 
-def _check_batch(circuit: AbstractCircuit, clamp: State, random: Generator) -> None:
+def _check_batch(circuit: AbstractCircuit, clamp: Clamp, random: Generator) -> None:
     @eqx.filter_jit
     def run(circuit, several):  # small steps, which suit any circuit: the point is the batch
         one = lambda clamp: settle(circuit, clamp, solver=Euler(0.05), tol=jnp.asarray(1e-2))
@@ -511,11 +511,11 @@ def _check_pickle(circuit: AbstractCircuit) -> None:
 
 
 @eqx.filter_jit
-def _settle(solver, circuit, clamp: State, tol, max_steps):
+def _settle(solver, circuit, clamp: Clamp, tol, max_steps):
     return settle(circuit, clamp, solver=solver, tol=tol, max_steps=max_steps)
 
 
-def _check_settles(solver, circuit, clamp: State, answer: State, max_steps: int) -> None:
+def _check_settles(solver, circuit, clamp: Clamp, answer: State, max_steps: int) -> None:
     tol, kind = _epsilon() ** 0.5, type(circuit).__name__
     found = _settle(solver, circuit, clamp, np.asarray(tol, _float()), np.int32(max_steps))
     left, before = _left(circuit, clamp, found.state)
@@ -528,7 +528,7 @@ def _check_settles(solver, circuit, clamp: State, answer: State, max_steps: int)
     _holds("settling does not raise the energy", rise <= 1e2 * _epsilon(), f"by {rise:.3g}")
 
 
-def _check_codes(solver: AbstractSolver, circuit, clamp: State, max_steps: int) -> None:
+def _check_codes(solver: AbstractSolver, circuit, clamp: Clamp, max_steps: int) -> None:
     tol = np.asarray(0.0, _float())
     cut = _settle(solver, circuit, clamp, tol, np.int32(1))
     honest = int(cut.result) == Result.MAX_STEPS and int(cut.steps) == 1
@@ -543,7 +543,7 @@ def _check_codes(solver: AbstractSolver, circuit, clamp: State, max_steps: int) 
         _holds("dt = 1e9 is reported as divergence", code == Result.NONFINITE, code.message)
 
 
-def _check_one_trace(solver: AbstractSolver, circuit, clamp: State) -> None:
+def _check_one_trace(solver: AbstractSolver, circuit, clamp: Clamp) -> None:
     traces = []
 
     @jax.jit
@@ -556,7 +556,7 @@ def _check_one_trace(solver: AbstractSolver, circuit, clamp: State) -> None:
     _holds("one trace whatever max_steps", len(traces) == 1, f"{len(traces)} traces")
 
 
-def _check_batched_solver(solver: AbstractSolver, circuit, clamp: State, max_steps: int) -> None:
+def _check_batched_solver(solver: AbstractSolver, circuit, clamp: Clamp, max_steps: int) -> None:
     run = lambda clamp: _settle(
         solver, circuit, clamp, np.asarray(1e-3, _float()), np.int32(max_steps)
     )
@@ -599,7 +599,7 @@ def _directly(circuit: AbstractCircuit, clamp: State) -> State:
 
 
 @eqx.filter_jit
-def _slowly(circuit: AbstractCircuit, clamp: State) -> State:
+def _slowly(circuit: AbstractCircuit, clamp: Clamp) -> State:
     """Where small explicit steps end up, written without the library's loop."""
 
     def step(_, state):
@@ -611,7 +611,7 @@ def _slowly(circuit: AbstractCircuit, clamp: State) -> State:
 
 
 @eqx.filter_jit
-def _left(circuit: AbstractCircuit, clamp: State, state: State):
+def _left(circuit: AbstractCircuit, clamp: Clamp, state: State):
     """The largest projected free force, and the energy of the start."""
     force = circuit.force(state)
     moved = circuit.project({name: state[name] + force[name] for name in state})
@@ -706,7 +706,7 @@ def _refused(what: str, call: Callable[[], Any]) -> None:
 
 
 def _random(nodes: Sequence[Node], random: Generator) -> State:
-    return {node.name: _like(np.empty(node.shape), random) for node in nodes}
+    return {node.name: jnp.asarray(_like(np.empty(node.shape), random)) for node in nodes}
 
 
 def _activities(circuit: AbstractCircuit, random: Generator) -> State:

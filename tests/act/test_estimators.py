@@ -306,6 +306,7 @@ def test_rlax_agrees(mixed):
         assert np.allclose(mine, theirs, rtol=1e-6)
 
 
+@pytest.mark.unchecked
 @pytest.mark.parametrize(
     ("make", "words"),
     [

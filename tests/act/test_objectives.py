@@ -37,7 +37,7 @@ from anima.learn.costs import SquaredError
 from anima.learn.learner import Learner
 from anima.settle.solvers import Euler
 
-TRUE, FALSE = np.bool_(True), np.bool_(False)
+TRUE, FALSE = jnp.asarray(True), jnp.asarray(False)
 
 
 def slope(cost, target, output):

@@ -37,6 +37,7 @@ def lived(corridor):
     return mind, life, first, last
 
 
+@pytest.mark.slow
 def test_the_generator_learns_to_foresee_and_then_is_surprised_no_more(lived):
     _, life, first, last = lived
     assert np.mean(last["foresight"][0, -20:]) < 0.2 * np.mean(first["foresight"][0, 10:])

@@ -71,7 +71,7 @@ def test_epsilon_falls_as_it_says():
     near([at(fade, 7, episodes) for episodes in (0, 1, 2, 9)], [1, 0.5, 0.25, 0.1])
 
 
-QUICK = ("predictive", "eqprop")
+QUICK = ("predictive",)
 EVERY = [
     pytest.param(form, marks=[pytest.mark.slow] * (form not in QUICK)) for form in sorted(FORMS)
 ]

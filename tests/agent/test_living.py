@@ -158,7 +158,16 @@ def test_a_life_with_plans_goes_on_from_its_state_bit_for_bit(world):
     other.close()
 
 
-@pytest.mark.parametrize("assigner", ["fixed-prediction", "predictive", "ngc", "eqprop"])
+@pytest.mark.parametrize(
+    "assigner",
+    [
+        "eqprop",
+        *(
+            pytest.param(a, marks=pytest.mark.slow)
+            for a in ("fixed-prediction", "predictive", "ngc")
+        ),
+    ],
+)
 def test_any_circuit_and_rule_learns_how_the_world_moves(assigner):
     """Two members, eighty updates on pushes from random places: what is left is a part of it."""
     model = living(

@@ -34,7 +34,7 @@ def minds():
     return {spec.name: ppo(spec, **SMALL, **settings) for spec in (LINE, ROAD)}
 
 
-@pytest.mark.parametrize("where", ["Line", "Road"])
+@pytest.mark.parametrize("where", ["Line", pytest.param("Road", marks=pytest.mark.slow)])
 def test_a_rollout_says_what_was_done_and_what_came_of_it(minds, where):
     mind = minds[where]
     state = mind.init(jax.random.key(0))

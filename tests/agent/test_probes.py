@@ -24,7 +24,7 @@ CASES = {
 LOOSE = {"svg0": 0.25, "sac": 0.25, "synapse": 0.3}  # they never stop exploring, which costs
 
 
-SLOW = ("reinforce", "ddpg", "svg0", "sac", "synapse")  # their programs take long to compile
+SLOW = ("ppo", "reinforce", "ddpg", "svg0", "sac", "synapse")  # their programs take long to compile
 NAMES = [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in CASES]
 
 

@@ -67,6 +67,7 @@ def test_an_actor_that_climbs_the_pressure_follows_the_critic_itself(recipe):
     np.testing.assert_allclose(along(jnp.ones(2), action), jnp.sum(action), rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_targets_bootstrap_through_truncation_only_and_pay_for_certainty():
     mind = sac(ROAD, assigner="backprop", discount=0.5, temperature=0.2, **SMALL)
     state = mind.init(jax.random.key(0))

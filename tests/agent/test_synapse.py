@@ -63,6 +63,7 @@ def test_learning_moves_synapse_body_and_critic_and_keeps_the_last_targets(lived
     np.testing.assert_allclose(aligned, 1, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_fixed_sigma_is_not_learnt():
     mind = synapse(ROAD, std=0.25, **SMALL)
     state = mind.init(jax.random.key(0))

@@ -1,6 +1,7 @@
 """The benchmarks count what they time, and a learner of each kind really runs."""
 
 import json
+from functools import partial
 
 import pytest
 
@@ -16,7 +17,7 @@ TINY = {
 def quick(monkeypatch):
     monkeypatch.setattr(bench, "TASKS", TINY)
     monkeypatch.setattr(bench, "gemm_peak", lambda: 2e9)
-    monkeypatch.setitem(bench.measure.__kwdefaults__, "seconds", 0.01)
+    monkeypatch.setattr(bench, "measure", partial(bench.measure, seconds=0.01))
 
 
 def test_operations_are_those_of_the_matrix_products():

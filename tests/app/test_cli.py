@@ -183,6 +183,7 @@ def test_resuming_a_finished_run_is_harmless(finished, copy, capsys):
         assert (copy / name).read_bytes() == (finished.folder / name).read_bytes(), name
 
 
+@pytest.mark.unchecked
 def test_the_report_names_a_command_that_makes_the_run_again(finished):
     from anima.app.summary import _command
     from anima.run import folder
@@ -532,12 +533,17 @@ def test_what_nobody_foresaw_exits_1_in_one_line(capsys, monkeypatch):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_outside_training_exits_130(capsys, monkeypatch, number):
     monkeypatch.setattr(configs, "read_preset", lambda name: os.kill(os.getpid(), number))
-    # were SIGTERM not handled, it would end the tests and not only this one
-    before = signal.signal(signal.SIGTERM, lambda *args: pytest.fail("not handled"))
+    # were SIGTERM not handled, it would end the tests and not only this one; and a shell that runs
+    # them in the background has them ignore SIGINT
+    before = {
+        signal.SIGTERM: signal.signal(signal.SIGTERM, lambda *args: pytest.fail("not handled")),
+        signal.SIGINT: signal.signal(signal.SIGINT, signal.default_int_handler),
+    }
     try:
         assert refused(capsys, "learn", "digits", code=cli.INTERRUPTED) == "interrupted"
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for which, handler in before.items():
+            signal.signal(which, handler)
 
 
 def test_a_run_without_out_gets_a_free_name(unbegun):
@@ -647,6 +653,7 @@ def test_a_signal_saves_exits_130_and_can_be_resumed(
     assert f"interrupted at step {step + 5} and saved" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_output_that_nobody_reads_is_no_traceback(finished, compiled):
     command = f"{shlex.quote(sys.executable)} -m anima evaluate {shlex.quote(str(finished.folder))}"
     ran = subprocess.run(

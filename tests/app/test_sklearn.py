@@ -86,7 +86,11 @@ def test_the_seed_decides(learnt, digits):
     "kind, values",
     [
         (EqPropClassifier, {"beta": [0.1, 0.3], "free_steps": [12]}),
-        (PredictiveCodingClassifier, {"settling_steps": [10, 15], "learning_rate": [0.003]}),
+        pytest.param(
+            PredictiveCodingClassifier,
+            {"settling_steps": [10, 15], "learning_rate": [0.003]},
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_a_search_through_a_pipeline_compiles_once(kind, values, iris, caplog):

@@ -50,7 +50,7 @@ def test_predictive_graph(diamond):
     check_circuit(diamond)
 
 
-@pytest.mark.parametrize("family", [Hopfield, Predictive])
+@pytest.mark.parametrize("family", [pytest.param(Hopfield, marks=pytest.mark.slow), Predictive])
 def test_convolutional(family):
     """A max pool, then a mean of windows that overlap."""
     layers = [Convolution(2, 3, padding=1, pool="max"), Convolution(2, 2, 1, 1, "average", 2, 1), 2]
@@ -69,6 +69,7 @@ def test_ngc_with_the_error_on_z(diamond):
     check_circuit(ngc, conservative=False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rate_error", [True, False], ids=["error-on-rates", "error-on-z"])
 def test_gated_tied_ngc_descends_its_energy(rate_error, diamond):
     """phi' and g' on, E = W^T, leak and Laplace prior: the force is exactly -dE/dz."""

@@ -92,6 +92,7 @@ def test_a_convolutional_circuit_is_the_dense_one_with_its_matrix(getkey):
             np.testing.assert_allclose(got.ravel(), want[name], atol=1e-11)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["max", "average"])
 @pytest.mark.parametrize(("size", "stride"), [(2, 2), (3, 2), (2, 1), (2, 3)])
 def test_a_pool_reads_its_windows(kind, size, stride, getkey):

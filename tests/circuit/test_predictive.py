@@ -38,21 +38,23 @@ def matrices(circuit):
 
 
 def test_energy_on_a_graph_with_every_precision(diamond, getkey):
-    z = {n.name: np.asarray(jax.random.normal(getkey(), n.shape)) for n in diamond.nodes}
+    state = {n.name: jax.random.normal(getkey(), n.shape) for n in diamond.nodes}
+    z = {name: np.asarray(value) for name, value in state.items()}
     total, mu = 0.0, predictions(diamond, z)
     for name, pi in matrices(diamond).items():
         eps, covariance = z[name] - mu[name], np.linalg.inv(pi)
         total += eps @ pi @ eps / 2 + np.linalg.slogdet(2 * np.pi * covariance)[1] / 2
-    np.testing.assert_allclose(diamond.energy(z), total, rtol=1e-12)
+    np.testing.assert_allclose(diamond.energy(state), total, rtol=1e-12)
 
 
 def test_plasticity_is_minus_the_rate_times_the_weighted_error(diamond, getkey):
     """dF/dW = -phi(z_parent)^T (eps Pi g'), dF/db = -eps Pi g'."""
-    z = {n.name: np.asarray(jax.random.normal(getkey(), n.shape)) for n in diamond.nodes}
+    state = {n.name: jax.random.normal(getkey(), n.shape) for n in diamond.nodes}
+    z = {name: np.asarray(value) for name, value in state.items()}
     mu, pi = predictions(diamond, z), matrices(diamond)
     slope = {"a": 1, "b": 1 - mu["b"] ** 2, "c": 1, "output": 1 - mu["output"] ** 2}
     rate = {"input": z["input"], "a": np.tanh(z["a"]), "b": sigmoid(z["b"]), "c": np.tanh(z["c"])}
-    change = diamond.plasticity(z)
+    change = diamond.plasticity(state)
     for name in mu:
         passed = (z[name] - mu[name]) @ pi[name] * slope[name]
         np.testing.assert_allclose(change.biases[name], -passed, rtol=1e-10, atol=1e-13)

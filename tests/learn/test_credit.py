@@ -128,7 +128,7 @@ def implicit(circuit) -> dict[str, np.ndarray]:
     free, unravel = ravel_pytree({n: z for n, z in found.state.items() if n != "input"})
 
     def force(circuit, free):
-        pull = circuit.force({"input": X, **unravel(free)})
+        pull = circuit.force({"input": jnp.asarray(X), **unravel(free)})
         return ravel_pytree({name: pull[name] for name in unravel(free)})[0]
 
     stiffness = -jax.jit(jax.jacobian(lambda free: force(circuit, free)))(free)

@@ -117,6 +117,7 @@ def test_silence_is_the_same_in_all_phases():
     assert all(np.any(leaf) for leaf in leaves(credit.synapses))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("rule", "build"),
     [

@@ -65,7 +65,10 @@ def test_pressure_is_autodiffs_slope(assigner, build, gap):
     assert np.abs(true).max() > 0.1
 
 
-@pytest.mark.parametrize("scheme", ["one_sided", "centred", "random_sign"])
+@pytest.mark.parametrize(
+    "scheme",
+    ["centred", *(pytest.param(s, marks=pytest.mark.slow) for s in ("one_sided", "random_sign"))],
+)
 def test_pressure_of_equilibria_is_the_slope_at_the_fixed_point(scheme):
     circuit = Hopfield.mlp(SIZES, key=jax.random.key(2))
     settled = dict(solver=EvenOdd(), free_steps=200, nudged_steps=200)

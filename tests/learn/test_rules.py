@@ -101,6 +101,7 @@ def repelled(y):
     return -20 * square(y)
 
 
+@pytest.mark.slow
 def test_a_nudge_beyond_the_bound_is_refused_with_the_bound():
     rule = EquilibriumPropagation(1.0, free_steps=5, nudged_steps=60)
     give = lambda: rule.gradient(chain(KEY), {"input": X}, repelled, key=KEY)

@@ -62,6 +62,7 @@ def test_a_run_is_named_as_one_with_the_command_to_go_on(tmp_path, small, data):
     assert f"anima resume '{path}'" in str(caught.value)
 
 
+@pytest.mark.unchecked
 @pytest.mark.parametrize(
     "old, new, message",
     [

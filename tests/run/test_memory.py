@@ -42,6 +42,7 @@ def memory(learn):
     return learn()
 
 
+@pytest.mark.slow
 def test_images_of_any_shape_are_read_and_written_flat(memory, training, data):
     assert training.inputs.shape[1:] == (5, 7, 1) and memory.writer.node("output").shape == (35,)
     assert memory.labels == [0, 1, 2]

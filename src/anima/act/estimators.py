@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from anima.core.errors import InputError, check_fraction, check_positive, pick
-from anima.core.types import Scalar
+from anima.core.types import Number, Scalar
 
 Series = Float[Array, " time"]
 """One number per transition."""
@@ -31,11 +31,11 @@ class Trajectory(eqx.Module):
       set, the episode terminated.
     """
 
-    r_t: Series
-    v_tm1: Series
-    v_t: Series
-    terminated: Bool[Array, " time"]
-    truncated: Bool[Array, " time"]
+    r_t: Float[Array, "*batch time"]
+    v_tm1: Float[Array, "*batch time"]
+    v_t: Float[Array, "*batch time"]
+    terminated: Bool[Array, "*batch time"]
+    truncated: Bool[Array, "*batch time"]
 
     def __check_init__(self):
         lengths = {name: jnp.shape(value) for name, value in vars(self).items()}
@@ -58,18 +58,18 @@ class Trajectory(eqx.Module):
         return 1 - self.terminated.astype(self.r_t.dtype)
 
 
-def td_errors(trajectory: Trajectory, discount: float | Scalar) -> Series:
+def td_errors(trajectory: Trajectory, discount: Number) -> Series:
     """delta_t = r_t + gamma V(s_{t+1}) - V(s_t), without the middle term at a termination."""
     return td_targets(trajectory, discount) - trajectory.v_tm1
 
 
-def td_targets(trajectory: Trajectory, discount: float | Scalar) -> Series:
+def td_targets(trajectory: Trajectory, discount: Number) -> Series:
     """G^(1)_t = r_t + gamma V(s_{t+1})."""
     check_fraction("td_targets", discount=discount)
     return _backup(trajectory, discount, trajectory.v_t)
 
 
-def discounted_returns(trajectory: Trajectory, discount: float | Scalar) -> Series:
+def discounted_returns(trajectory: Trajectory, discount: Number) -> Series:
     """G_t = sum_k gamma^k r_{t+k} to the end of the episode, plus gamma^n V where it is cut off."""
     check_fraction("discounted_returns", discount=discount)
 
@@ -82,7 +82,7 @@ def discounted_returns(trajectory: Trajectory, discount: float | Scalar) -> Seri
     return jax.lax.scan(back, jnp.zeros((), trajectory.r_t.dtype), steps, reverse=True)[1]
 
 
-def n_step_returns(trajectory: Trajectory, discount: float | Scalar, steps: int) -> Series:
+def n_step_returns(trajectory: Trajectory, discount: Number, steps: int) -> Series:
     """G^(n)_t = r_t + .. + gamma^{n-1} r_{t+n-1} + gamma^n V(s_{t+n}), n = `steps` or to a cut."""
     check_positive("n_step_returns", steps=steps)
 
@@ -95,8 +95,8 @@ def n_step_returns(trajectory: Trajectory, discount: float | Scalar, steps: int)
 
 def gae(
     trajectory: Trajectory,
-    discount: float | Scalar,
-    decay: float | Scalar,
+    discount: Number,
+    decay: Number,
     *,
     tail: str = "longest",
 ) -> Series:
@@ -127,8 +127,8 @@ def gae(
 
 def lambda_returns(
     trajectory: Trajectory,
-    discount: float | Scalar,
-    decay: float | Scalar,
+    discount: Number,
+    decay: Number,
     *,
     tail: str = "longest",
 ) -> Series:
@@ -142,8 +142,8 @@ def lambda_returns(
 def eligibility_traces(
     trajectory: Trajectory,
     gradients: Float[Array, "time ..."],
-    discount: float | Scalar,
-    decay: float | Scalar,
+    discount: Number,
+    decay: Number,
 ) -> Float[Array, "time ..."]:
     """e_t = gamma lambda e_{t-1} + gradients_t, from zero at the start of every episode.
 
@@ -181,7 +181,7 @@ def elapsed(trajectory: Trajectory) -> Int[Array, " time"]:
 def phi(
     choice: int,
     trajectory: Trajectory,
-    discount: float | Scalar,
+    discount: Number,
     *,
     q_tm1: Series | None = None,
     steps: int = 1,
@@ -214,7 +214,7 @@ def phi(
     return weights * discount ** elapsed(trajectory).astype(weights.dtype)
 
 
-def _backup(trajectory: Trajectory, discount: float | Scalar, future: Series) -> Series:
+def _backup(trajectory: Trajectory, discount: Number, future: Series) -> Series:
     return trajectory.r_t + discount * trajectory.continues * future
 
 

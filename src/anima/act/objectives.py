@@ -12,11 +12,11 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, Shaped
 
-from anima.act.heads import AbstractHead, Action, Categorical
+from anima.act.heads import AbstractHead, Categorical
 from anima.core.errors import InputError, check_range
-from anima.core.types import Scalar
+from anima.core.types import Number, Scalar
 from anima.learn.costs import AbstractCost, Huber
 
 Critic = Callable[[Any, Float[Array, " size"]], Scalar]
@@ -30,9 +30,9 @@ class Deed(eqx.Module):
     - `log_prob`: log pi(action) under the policy that acted; `ClippedSurrogate` needs it.
     """
 
-    action: Action
-    advantage: Scalar
-    log_prob: Scalar | None = None
+    action: Shaped[Array, "..."]
+    advantage: Float[Array, "*batch"]
+    log_prob: Float[Array, "*batch"] | None = None
 
 
 class PolicyGradient(AbstractCost):
@@ -121,7 +121,7 @@ class StochasticActor(AbstractCost):
 
     head: AbstractHead
     critic: Critic
-    temperature: float | Scalar = 0.0
+    temperature: Number = 0.0
 
     def __check_init__(self):
         check_range("StochasticActor", 0, float("inf"), temperature=self.temperature)
@@ -143,7 +143,7 @@ class ExpectedActor(AbstractCost):
     """
 
     head: Categorical
-    temperature: float | Scalar = 0.0
+    temperature: Number = 0.0
 
     def __check_init__(self):
         check_range("ExpectedActor", 0, float("inf"), temperature=self.temperature)
@@ -154,17 +154,13 @@ class ExpectedActor(AbstractCost):
         return -self.head.mean(output, target) - self.temperature * self.head.entropy(output)
 
 
-def temperature_cost(
-    log_temperature: Scalar, log_prob: Scalar, target_entropy: float | Scalar
-) -> Scalar:
+def temperature_cost(log_temperature: Scalar, log_prob: Scalar, target_entropy: Number) -> Scalar:
     """C = -alpha (log pi(a) + H*), with log pi held: alpha grows while the entropy is below H*."""
     surplus = jax.lax.stop_gradient(log_prob) + target_entropy
     return -jnp.exp(log_temperature) * surplus
 
 
-def td_target(
-    r_t: Scalar, terminated: Bool[Array, ""], discount: float | Scalar, v_t: Scalar
-) -> Scalar:
+def td_target(r_t: Scalar, terminated: Bool[Array, ""], discount: Number, v_t: Scalar) -> Scalar:
     """r + gamma v, and r alone where the episode terminated (not where it was truncated).
 
     With v = Q(s', a') of the next action this is SARSA's and SVG(0)'s target, with v = Q(s', mode)
@@ -176,7 +172,7 @@ def td_target(
 def q_target(
     r_t: Scalar,
     terminated: Bool[Array, ""],
-    discount: float | Scalar,
+    discount: Number,
     q_t: Float[Array, " actions"],
     selector: Float[Array, " actions"] | None = None,
 ) -> Scalar:
@@ -193,10 +189,10 @@ def q_target(
 def soft_target(
     r_t: Scalar,
     terminated: Bool[Array, ""],
-    discount: float | Scalar,
+    discount: Number,
     q_t: Float[Array, " critics"],
     log_prob: Scalar,
-    temperature: float | Scalar,
+    temperature: Number,
 ) -> Scalar:
     """SAC's target r + gamma (min_i q_i(s', a') - alpha log pi(a'|s')) for one drawn a'.
 
@@ -206,7 +202,7 @@ def soft_target(
 
 
 def improved_policy(
-    policy: Float[Array, " actions"], q: Float[Array, " actions"], beta: float | Scalar
+    policy: Float[Array, " actions"], q: Float[Array, " actions"], beta: Number
 ) -> Float[Array, " actions"]:
     """pi* = pi_old/(nu - beta Q), nu such that it sums to 1, found by bisection.
 

@@ -21,7 +21,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from anima.core.errors import InputError, check_fraction, check_positive
 from anima.core.functions import Activation, identity
-from anima.core.types import Scalar
+from anima.core.types import Number, Scalar
 
 LOG_STD = (-10.0, 2.0)
 """Where log sigma is held."""
@@ -61,12 +61,12 @@ class Reinforce(eqx.Module):
     weights: Weights
     activation: Activation = eqx.field(static=True, default=identity)
     transfer: Activation = eqx.field(static=True, default=identity)
-    std: float | Scalar | None = None
-    low: float | Scalar = -jnp.inf
-    high: float | Scalar = jnp.inf
-    rate: float | Scalar = 1e-2
-    decay: float | Scalar = 0.0
-    bound: float | Scalar = jnp.inf
+    std: Number | None = None
+    low: Number = -jnp.inf
+    high: Number = jnp.inf
+    rate: Number = 1e-2
+    decay: Number = 0.0
+    bound: Number = jnp.inf
 
     def __check_init__(self):
         check_positive("Reinforce", rate=self.rate, bound=self.bound)
@@ -158,7 +158,7 @@ class Reinforce(eqx.Module):
     def reinforce(
         self,
         state: ReinforceState,
-        reward: float | Scalar,
+        reward: Number,
         *,
         learn: bool | Bool[Array, ""] = True,
         ended: bool | Bool[Array, ""] = False,
@@ -185,7 +185,7 @@ class Reinforce(eqx.Module):
         return dataclasses.replace(self, weights=weights), state
 
     def target(
-        self, state: ReinforceState, inputs: Float[Array, " inputs"], reward: float | Scalar
+        self, state: ReinforceState, inputs: Float[Array, " inputs"], reward: Number
     ) -> Float[Array, " inputs"]:
         """x + reward d log p/dx: what whatever lies below should have sent for the last act.
 

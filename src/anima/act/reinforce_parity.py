@@ -19,7 +19,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from anima.act.reinforce import Reinforce, Weights
 from anima.core.functions import Activation, identity
-from anima.core.types import Scalar
+from anima.core.types import Number, Scalar
 
 SCALE = 1e-2
 RESET_SEED = 42
@@ -73,7 +73,7 @@ class ReinforceParity(eqx.Module):
         state: ParityState,
         inputs: Float[Array, "batch inputs"],
         rewards: Float[Array, " batch"],
-        learn: float | Scalar,
+        learn: Number,
     ) -> tuple[ParityState, ParityInfo]:
         """Draws actions, credits `rewards` to them; `learn` is the mask, 1 or 0."""
         key, draw = jax.random.split(state.key)

@@ -97,7 +97,7 @@ class AbstractAgent:
         state: Any = None,
         episode_start: Any = None,
         deterministic: bool = True,
-    ) -> tuple[np.ndarray, Any]:
+    ) -> tuple[np.ndarray | np.integer, Any]:
         """What to do, for one observation or for a batch of them, and what is in mind then.
 
         **Arguments:** `observation`, (n,) or (batch, n); `deterministic`, whether not to explore.

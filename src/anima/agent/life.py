@@ -17,10 +17,11 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int, Integer, Key, PRNGKeyArray
 
-from anima.agent.mind import AbstractMind, Chart, arrays
+from anima.agent.mind import AbstractMind, Chart, Charts, arrays
 from anima.core.errors import InputError
+from anima.core.types import Keys
 from anima.world.env import AbstractWorld, Transition, begin, proceed
 from anima.world.host import Host, Hosted
 
@@ -43,7 +44,7 @@ class Tally(eqx.Module):
     def after(self, happened: Transition) -> tuple["Tally", "Ending"]:
         """With one step more; episodes that ended begin again at 0."""
         score, length = self.score + happened.reward, self.length + 1
-        ended = happened.ended
+        ended = jnp.asarray(happened.ended)
         zero = Tally(jnp.where(ended, 0.0, score), jnp.where(ended, 0, length))
         return zero, Ending(ended, score, length)
 
@@ -123,7 +124,7 @@ class AbstractLives:
         pick = lambda leaf, axis: leaf if axis is None else leaf[life]
         return jax.tree.map(pick, self.alive, _axes(self.alive))
 
-    def alignment(self) -> Chart:
+    def alignment(self) -> Charts:
         """Each life's cosine of assigned credit with backprop's, (lives,)."""
         return jax.tree.map(np.asarray, self._align((self.alive,)))
 
@@ -297,7 +298,7 @@ class HostedLives(AbstractLives):
         return Transition(*(leaf.reshape(*shape, *leaf.shape[1:]) for leaf in happened))
 
 
-def born(mind: AbstractMind, seed: Int[Array, ""], open_worlds: Any) -> Alive:
+def born(mind: AbstractMind, seed: Integer[Array, ""], open_worlds: Any) -> Alive:
     """The first instant of the life of a seed. `open_worlds` takes a key per world."""
     key = jax.random.key(seed)
     inner, outer = jax.random.split(jax.random.fold_in(key, _BIRTH))
@@ -333,8 +334,8 @@ def decided(
 
 
 def lifetime(
-    mind: AbstractMind, world: AbstractWorld, seed: Int[Array, ""], cycles: int
-) -> tuple[Alive, Chart]:
+    mind: AbstractMind, world: AbstractWorld, seed: Integer[Array, ""], cycles: int
+) -> tuple[Alive, Charts]:
     """A whole life in a compiled world, from its birth, as one pure function of seed and world.
 
     **Returns:** the life after so many cycles, and its charts, (cycles,) each.
@@ -370,7 +371,7 @@ def _learnt(mind: AbstractMind, alive: Alive, happened: Transition) -> tuple[Ali
     return alive, chart, ending
 
 
-def _keys(mind: AbstractMind, alive: Alive) -> tuple[PRNGKeyArray, PRNGKeyArray, PRNGKeyArray]:
+def _keys(mind: AbstractMind, alive: Alive) -> tuple[PRNGKeyArray, Keys, Key[Array, "*axes"]]:
     """The keys of the present cycle: to learn by (); to act by, (every,); of worlds, (every,
     worlds, 2).
 
@@ -383,7 +384,9 @@ def _keys(mind: AbstractMind, alive: Alive) -> tuple[PRNGKeyArray, PRNGKeyArray,
     return keys[0], keys[1 : 1 + mind.every], keys[1 + mind.every :].reshape(shape)
 
 
-def _play(mind: AbstractMind, world: AbstractWorld, state: Any, seed: Int[Array, ""], count: int):
+def _play(
+    mind: AbstractMind, world: AbstractWorld, state: Any, seed: Integer[Array, ""], count: int
+):
     """The returns of greedy episodes in fresh compiled worlds, (count,)."""
     key = jax.random.fold_in(jax.random.key(seed), _JUDGED)
     moments = jax.vmap(lambda key: begin(world, key))(jax.random.split(key, count))

@@ -1,16 +1,17 @@
 """The protocol of an agent's mind: pure functions of its state, so that a whole life compiles."""
 
 from abc import abstractmethod
+from collections.abc import Mapping
 from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float, Inexact, PRNGKeyArray
 
 from anima.circuit.circuit import AbstractCircuit
-from anima.core.types import Scalar
+from anima.core.types import Given, Scalar
 from anima.learn.assigners import AbstractAssigner, Backprop
 from anima.learn.costs import AbstractCost, SquaredError
 from anima.learn.learner import Learner
@@ -18,6 +19,9 @@ from anima.world.env import Spec, Transition
 
 Chart = dict[str, Scalar]
 """What a chart needs of one learning: numbers by name. `result` is the worst `Result` code."""
+
+Charts = Mapping[str, Inexact[Given, "..."]]
+"""Charts of several lives, or of one after another's learning, along leading axes."""
 
 
 class AbstractMind(eqx.Module):

@@ -74,7 +74,7 @@ def dream(trained: Trained, labels: list[int], how: Dreaming, out: Path) -> dict
     name = str(labels[0]) if len(labels) == 1 else "all"
     shown = min(how.count, 16 if len(labels) > 1 else 256)
     first = np.arange(len(each)) % how.count < shown
-    frames, energy = _film(memory, each[0], keys[0], how)
+    frames, energy = _film(memory, int(each[0]), keys[0], how)
     files = {
         "figure": (f"dreams-{name}.png", as_png(figures.dreams(images[first], each[first], shape))),
         "filmstrip": (f"film-{name}.png", as_png(figures.film(frames, energy, shape))),

@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple, TextIO
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -43,7 +43,7 @@ def living() -> Words:
 
 
 @contextlib.contextmanager
-def display(quiet: bool, stream: TextIO, words: Words) -> Iterator[Report]:
+def display(quiet: bool, stream: Any, words: Words) -> Iterator[Report]:
     """Yields (on tick, on warning): what to tell the user while a run trains.
 
     Warnings are shown even if `quiet`.
@@ -62,7 +62,7 @@ def display(quiet: bool, stream: TextIO, words: Words) -> Iterator[Report]:
 
 
 @contextlib.contextmanager
-def downloads(quiet: bool, stream: TextIO) -> Iterator[Callable[[str, int, int | None], None]]:
+def downloads(quiet: bool, stream: Any) -> Iterator[Callable[[str, int, int | None], None]]:
     """Yields a callback (file, bytes done, bytes in all) that shows a download's progress.
 
     Nothing is shown where nothing is downloaded.
@@ -81,7 +81,7 @@ def downloads(quiet: bool, stream: TextIO) -> Iterator[Callable[[str, int, int |
         yield (lambda name, done, total: None) if quiet else show
 
 
-def _download_bar(stream: TextIO):
+def _download_bar(stream: Any):
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
@@ -89,7 +89,7 @@ def _download_bar(stream: TextIO):
     return Progress(*columns, console=Console(file=stream))
 
 
-def _plain(stream: TextIO, words: Words) -> Callable[[Any], None]:
+def _plain(stream: Any, words: Words) -> Callable[[Any], None]:
     def tick(now: Any) -> None:
         if words.landmark(now):
             print(f"{words.where(now)}  {words.text(now)}", file=stream, flush=True)
@@ -98,7 +98,7 @@ def _plain(stream: TextIO, words: Words) -> Callable[[Any], None]:
 
 
 @contextlib.contextmanager
-def _live(stream: TextIO, words: Words) -> Iterator[Callable[[Any], None]]:
+def _live(stream: Any, words: Words) -> Iterator[Callable[[Any], None]]:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 

@@ -12,7 +12,7 @@ from jaxtyping import Array, Inexact, PRNGKeyArray
 
 from anima.circuit.graph import Node
 from anima.core.errors import InputError, nearest
-from anima.core.types import Scalar, State
+from anima.core.types import Clamp, Scalar, State
 
 
 class AbstractCircuit(eqx.Module):
@@ -27,7 +27,7 @@ class AbstractCircuit(eqx.Module):
     gain: eqx.AbstractVar[State]
 
     @abstractmethod
-    def start(self, clamp: State) -> State:
+    def start(self, clamp: Clamp) -> State:
         """A full state to settle from: clamped nodes as given, the others by a sweep from them."""
 
     @abstractmethod
@@ -129,8 +129,11 @@ class AbstractCircuit(eqx.Module):
                 return node
         raise InputError(f"no node {name!r}: {nearest(name, [n.name for n in self.nodes])}")
 
-    def check_clamp(self, clamp: State) -> None:
-        """Raises `InputError` if a clamp names an unknown node or has another shape than it."""
+    def check_clamp(self, clamp: Clamp) -> State:
+        """The clamp as JAX's arrays.
+
+        **Raises:** `InputError` if it names an unknown node or has another shape than it.
+        """
         for name, value in clamp.items():
             want, got = self.node(name).shape, jnp.shape(value)
             if got != want:
@@ -138,6 +141,7 @@ class AbstractCircuit(eqx.Module):
                     f"clamp of {name!r} has shape {got}, the node has {want}: "
                     "give one example (batch with jax.vmap)"
                 )
+        return {name: jnp.asarray(value) for name, value in clamp.items()}
 
 
 def gradient(

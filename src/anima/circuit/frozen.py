@@ -7,7 +7,7 @@ from anima.circuit.circuit import AbstractCircuit
 from anima.circuit.graph import Node, colouring
 from anima.circuit.precision import largest, weigh
 from anima.circuit.predictive import Predictive
-from anima.core.types import Scalar, State
+from anima.core.types import Clamp, Scalar, State
 
 
 class Frozen(AbstractCircuit):
@@ -27,8 +27,8 @@ class Frozen(AbstractCircuit):
     def gain(self) -> State:
         return self.circuit.gain
 
-    def start(self, clamp: State) -> State:
-        return {**self.at, **clamp}
+    def start(self, clamp: Clamp) -> State:
+        return {**self.at, **self.check_clamp(clamp)}
 
     def weighted_errors(self, state: State) -> State:
         """Pi_n (z_n - mu_n) for every modelled node, mu_n frozen."""

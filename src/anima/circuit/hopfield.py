@@ -26,7 +26,7 @@ from anima.circuit.graph import AbstractSynapse, Node, chain, check_nodes, colou
 from anima.circuit.image import Convolution, Sample, stack
 from anima.core.functions import Activation, identity
 from anima.core.functions import activation as named
-from anima.core.types import Scalar, State
+from anima.core.types import Clamp, Scalar, State
 
 
 class Hopfield(AbstractCircuit):
@@ -70,7 +70,7 @@ class Hopfield(AbstractCircuit):
     @classmethod
     def conv(
         cls,
-        shape: tuple[int, int, int],
+        shape: tuple[int, ...],
         layers: Sequence[Convolution | int],
         *,
         activation: str | Activation = "hard_sigmoid",
@@ -122,14 +122,14 @@ class Hopfield(AbstractCircuit):
         ones = {node.name: jnp.ones(node.shape) for node in self.nodes}
         return ones | {name: jnp.where(gain > 0, gain, 1) for name, gain in self.gain.items()}
 
-    def start(self, clamp: State) -> State:
+    def start(self, clamp: Clamp) -> State:
         """A sweep outwards from the clamped nodes: each jumps to its minimiser given those before.
 
         With the input clamped this is the forward pass of the multilayer network; with a label
         clamped it is the pass back towards the pixels.
         """
-        self.check_clamp(clamp)
-        state = {node.name: jnp.zeros(node.shape) for node in self.nodes} | dict(clamp)
+        given = self.check_clamp(clamp)
+        state = {node.name: jnp.zeros(node.shape) for node in self.nodes} | given
         stiff = self.curvature()
         for name in self._outwards(clamp):
             jump = state[name] + self.force(state)[name] / stiff[name]
@@ -143,7 +143,7 @@ class Hopfield(AbstractCircuit):
     def blocks(self) -> tuple[tuple[str, ...], ...]:
         return colouring(self.nodes, moral=False)
 
-    def _outwards(self, clamp: State) -> list[str]:
+    def _outwards(self, clamp: Clamp) -> list[str]:
         """The free nodes by their distance from the clamped ones."""
         reached, order = set(clamp), []
         while True:

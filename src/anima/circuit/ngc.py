@@ -37,7 +37,7 @@ from anima.circuit.graph import (
 from anima.core.errors import InputError, check_positive
 from anima.core.functions import Activation, identity
 from anima.core.functions import activation as named
-from anima.core.types import Scalar, State
+from anima.core.types import Clamp, Number, Scalar, State
 
 
 class NGC(AbstractCircuit):
@@ -60,14 +60,14 @@ class NGC(AbstractCircuit):
     feedback: dict[str, AbstractSynapse]
     biases: dict[str, Float[Array, "..."]]
     lateral: State = eqx.field(default_factory=dict)
-    beta_e: float = 0.5
-    leak: float = 0.001
-    gamma_e: float = 0.95
-    laplace: float = 0.0
+    beta_e: Number = 0.5
+    leak: Number = 0.001
+    gamma_e: Number = 0.95
+    laplace: Number = 0.0
     rate_error: bool = eqx.field(static=True, default=True)
     gate: bool = eqx.field(static=True, default=False)
     modulate: bool = eqx.field(static=True, default=False)
-    bound: float | None = None
+    bound: Number | None = None
     gain: State = eqx.field(default_factory=dict)
 
     def __check_init__(self):
@@ -89,14 +89,14 @@ class NGC(AbstractCircuit):
         group: int = 0,
         alpha: float = 0.15,
         beta_lat: float = 0.1,
-        beta_e: float = 0.5,
-        leak: float = 0.001,
-        gamma_e: float = 0.95,
-        laplace: float = 0.0,
+        beta_e: Number = 0.5,
+        leak: Number = 0.001,
+        gamma_e: Number = 0.95,
+        laplace: Number = 0.0,
         rate_error: bool = True,
         gate: bool = False,
         modulate: bool = False,
-        bound: float | None = None,
+        bound: Number | None = None,
         key: PRNGKeyArray,
     ) -> "NGC":
         """`input` -> `h1` -> ... -> `output`: the chain of the papers, z^L = input, z^0 = output.
@@ -198,13 +198,13 @@ class NGC(AbstractCircuit):
             total = total - jnp.sum(bias * passed[name])
         return total
 
-    def start(self, clamp: State) -> State:
+    def start(self, clamp: Clamp) -> State:
         """The ancestral projection: each free node at its prediction."""
-        self.check_clamp(clamp)
+        given = self.check_clamp(clamp)
         state: State = {}
         for node in self.nodes:
-            given = node.name in clamp
-            state[node.name] = clamp[node.name] if given else self.prediction(node.name, state)
+            name = node.name
+            state[name] = given[name] if name in given else self.prediction(name, state)
         return state
 
     def fixed(self) -> tuple[str, ...]:
@@ -311,7 +311,7 @@ def _reversed(nodes: Sequence[Node], sample, *, key: PRNGKeyArray) -> dict[str, 
     }
 
 
-def _clip_columns(weight: Float[Array, "pre post"], bound: float) -> Float[Array, "pre post"]:
+def _clip_columns(weight: Float[Array, "pre post"], bound: Number) -> Float[Array, "pre post"]:
     norm = jnp.sqrt(jnp.sum(weight**2, axis=tuple(range(weight.ndim - 1)), keepdims=True))
     return weight * jnp.minimum(1, bound / jnp.maximum(norm, jnp.finfo(weight.dtype).tiny))
 

@@ -3,23 +3,25 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Inexact
 
-from anima.core.types import Scalar
+from anima.core.types import Given, Scalar
 
-Precision = float | Float[Array, "..."]
+Precision = float | Float[Given, "..."]
 """Sigma^-1: a number, a diagonal (n,), or a full symmetric (n, n)."""
 
 
-def weigh(error: Inexact[Array, "..."], precision: Precision) -> Inexact[Array, "..."]:
+def weigh(error: Inexact[Given, "..."], precision: Precision) -> Inexact[Array, "..."]:
     """eps Pi, for a scalar, a diagonal (n,) or a full (n, n) symmetric precision."""
+    error = jnp.asarray(error)
     return error @ precision if jnp.ndim(precision) == 2 else error * precision
 
 
-def surprise(error: Inexact[Array, "..."], precision: Precision) -> Scalar:
+def surprise(error: Inexact[Given, "..."], precision: Precision) -> Scalar:
     """1/2 eps Pi eps^T + 1/2 log|2 pi Sigma|: the Gaussian -log density of an error, in nats.
 
     **Arguments:** `error` of the node's shape; `precision` Pi = Sigma^-1, scalar, diagonal or full
     (the last only for one-dimensional nodes).
     """
+    error = jnp.asarray(error)
     quadratic = jnp.sum(error * weigh(error, precision)) / 2
     if jnp.ndim(precision) == 2:
         logdet = jnp.linalg.slogdet(precision)[1]

@@ -23,7 +23,7 @@ from anima.circuit.image import Convolution, stack
 from anima.circuit.precision import Precision, largest, surprise
 from anima.core.errors import InputError
 from anima.core.functions import Activation, activation, identity
-from anima.core.types import Scalar, State
+from anima.core.types import Clamp, Scalar, State
 
 
 class Predictive(AbstractCircuit):
@@ -84,7 +84,7 @@ class Predictive(AbstractCircuit):
     @classmethod
     def conv(
         cls,
-        shape: tuple[int, int, int],
+        shape: tuple[int, ...],
         layers: Sequence[Convolution | int],
         *,
         activation: str | Activation = "relu",
@@ -144,13 +144,13 @@ class Predictive(AbstractCircuit):
     def fixed(self) -> tuple[str, ...]:
         return ("gain", "precision")
 
-    def start(self, clamp: State) -> State:
+    def start(self, clamp: Clamp) -> State:
         """The forward sweep: every free node at its prediction, where its error vanishes."""
-        self.check_clamp(clamp)
+        given = self.check_clamp(clamp)
         state: State = {}
         for node in self.nodes:
-            given = node.name in clamp
-            state[node.name] = clamp[node.name] if given else self.prediction(node.name, state)
+            name = node.name
+            state[name] = given[name] if name in given else self.prediction(name, state)
         return state
 
     def curvature(self) -> State:

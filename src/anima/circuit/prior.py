@@ -18,7 +18,7 @@ from anima.circuit.circuit import AbstractCircuit
 from anima.circuit.graph import Node
 from anima.circuit.precision import Precision, largest, surprise, weigh
 from anima.core.errors import InputError
-from anima.core.types import Scalar, State
+from anima.core.types import Clamp, Number, Scalar, State
 
 
 class Prior(AbstractCircuit):
@@ -33,7 +33,7 @@ class Prior(AbstractCircuit):
     name: str = eqx.field(static=True)
     mean: Float[Array, "..."]
     precision: Precision
-    trust: float | Scalar
+    trust: Number
 
     def __init__(
         self,
@@ -41,7 +41,7 @@ class Prior(AbstractCircuit):
         name: str,
         mean: Float[Array, "..."],
         precision: Precision,
-        trust: float | Scalar = 1.0,
+        trust: Number = 1.0,
     ):
         """See the class; raises `InputError` for an unknown node or a mean of another shape."""
         want = circuit.node(name).shape
@@ -62,10 +62,9 @@ class Prior(AbstractCircuit):
         """The circuit's."""
         return self.circuit.gain
 
-    def start(self, clamp: State) -> State:
+    def start(self, clamp: Clamp) -> State:
         """The circuit's start with the node at the prior's mean, unless it is clamped."""
-        self.check_clamp(clamp)
-        return self.circuit.start({self.name: self.mean} | clamp)
+        return self.circuit.start({self.name: self.mean} | self.check_clamp(clamp))
 
     def energy(self, state: State) -> Scalar:
         """trust E_circuit + 1/2 eps Pi eps^T + 1/2 log|2 pi Sigma|, in nats where E is."""

@@ -1,18 +1,34 @@
 """The vocabulary: what a state, a clamp and a cost are, and how a settling can end."""
 
 import enum
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array, Inexact, Int
+import numpy as np
+from jaxtyping import Array, Inexact, Int, Key
 
 State = dict[str, Inexact[Array, "..."]]
 """Node name -> the activity of ONE example (batches come from `jax.vmap`).
 
 Real, but for the complex nudges of holomorphic equilibrium propagation."""
 
+Given = Array | np.ndarray
+"""An array as users have it: JAX's or NumPy's."""
+
+Clamp = Mapping[str, Inexact[Given, "..."]]
+"""Node name -> the activity it is held at, for one example."""
+
 Scalar = Inexact[Array, ""]
+
+Number = float | Scalar
+"""A setting: a number, or one that `jax.vmap` runs over."""
+
+Count = int | Int[Array, ""]
+"""A number of steps, known or traced."""
+
+Keys = Key[Array, " keys"]
+"""Several random keys, in the new style (`jax.random.key`)."""
 
 Cost = Callable[[Inexact[Array, "..."]], Scalar]
 """Any differentiable function of the output node's activity, for one example."""

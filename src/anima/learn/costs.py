@@ -9,14 +9,14 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Inexact
 
 from anima.core.errors import InputError, check_positive
-from anima.core.types import Cost, Scalar
+from anima.core.types import Cost, Given, Scalar
 
 
 class AbstractCost(eqx.Module):
     """A cost with a target. `functools.partial(cost, target)` is what assigners take."""
 
     @abstractmethod
-    def __call__(self, target: Any, output: Inexact[Array, "..."]) -> Scalar:
+    def __call__(self, target: Any, output: Inexact[Given, "..."]) -> Scalar:
         """The cost of `output` given `target`: what was wanted there, of the output's shape.
 
         An agent's cost takes another target: what is known of one transition (`act/objectives.py`).
@@ -26,7 +26,7 @@ class AbstractCost(eqx.Module):
 class SquaredError(AbstractCost):
     """C = 1/2 |y - t|^2."""
 
-    def __call__(self, target: Float[Array, "..."], output: Inexact[Array, "..."]) -> Scalar:
+    def __call__(self, target: Float[Given, "..."], output: Inexact[Given, "..."]) -> Scalar:
         return jnp.sum((output - target) ** 2) / 2
 
 
@@ -43,7 +43,7 @@ class CrossEntropy(AbstractCost):
     def __check_init__(self):
         check_positive("CrossEntropy", kappa=self.kappa)
 
-    def __call__(self, target: Float[Array, " k"], output: Inexact[Array, " k"]) -> Scalar:
+    def __call__(self, target: Float[Given, " k"], output: Inexact[Given, " k"]) -> Scalar:
         logits = self.kappa * output
         highest = jax.lax.stop_gradient(jnp.max(jnp.real(logits)))
         total = highest + jnp.log(jnp.sum(jnp.exp(logits - highest)))
@@ -61,7 +61,7 @@ class Huber(AbstractCost):
     def __check_init__(self):
         check_positive("Huber", delta=self.delta)
 
-    def __call__(self, target: Float[Array, "..."], output: Inexact[Array, "..."]) -> Scalar:
+    def __call__(self, target: Float[Given, "..."], output: Inexact[Given, "..."]) -> Scalar:
         size = jnp.abs(output - target)
         inner = jnp.minimum(size, self.delta)
         return jnp.sum(inner * (size - inner / 2))

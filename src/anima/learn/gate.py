@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from anima.core.errors import check_positive, check_range
-from anima.core.types import Scalar
+from anima.core.types import Number, Scalar
 
 
 class Waiting(eqx.Module):
@@ -91,8 +91,8 @@ class AbstractGate(eqx.Module):
 class Threshold(AbstractGate):
     """Lets through what surprises more than a fixed `threshold`; learns it at `gain` x the rate."""
 
-    threshold: float = 0.05
-    gain: float = 1.0
+    threshold: Number = 0.05
+    gain: Number = 1.0
 
     def __check_init__(self):
         check_range("Threshold", 0, float("inf"), threshold=self.threshold)
@@ -119,9 +119,9 @@ class Quantile(AbstractGate):
     begins at the quantile of the first batch.
     """
 
-    share: float = 0.2
-    pace: float = 0.1
-    gain: float = 1.0
+    share: Number = 0.2
+    pace: Number = 0.1
+    gain: Number = 1.0
 
     def __check_init__(self):
         check_positive("Quantile", share=self.share, pace=self.pace, gain=self.gain)
@@ -146,8 +146,8 @@ class Quantile(AbstractGate):
 class Random(AbstractGate):
     """Lets through `share` of the examples whatever they are: what surprise must be better than."""
 
-    share: float = 0.2
-    gain: float = 1.0
+    share: Number = 0.2
+    gain: Number = 1.0
 
     def __check_init__(self):
         check_positive("Random", share=self.share, gain=self.gain)

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from anima.circuit.circuit import AbstractCircuit, gradient
 from anima.core.errors import InputError
-from anima.core.types import State, worst
+from anima.core.types import Clamp, Given, Keys, State, worst
 from anima.learn.assigners import AbstractAssigner, Info
 from anima.learn.costs import AbstractCost
 from anima.learn.gate import AbstractGate, Waiting
@@ -221,9 +221,9 @@ class Learner(eqx.Module):
     def gradient(
         self,
         circuit: AbstractCircuit,
-        clamp: State,
+        clamp: Clamp,
         target: PyTree[Array],
-        keys: PRNGKeyArray,
+        keys: Keys,
     ) -> tuple[AbstractCircuit, Info]:
         """The mean credit of a batch and each example's `Info`, all turns at synapses held."""
 
@@ -233,7 +233,7 @@ class Learner(eqx.Module):
         return self._mean(one)(circuit, clamp, target, keys)
 
     def _credit(
-        self, circuit: AbstractCircuit, clamp: State, target: Any, keys: PRNGKeyArray, carry: Any
+        self, circuit: AbstractCircuit, clamp: Clamp, target: Any, keys: Keys, carry: Any
     ) -> tuple[Any, tuple[Info, Any]]:
         """One turn's mean credit, each example's `Info`, and what their next turns start from."""
 
@@ -286,9 +286,9 @@ class Learner(eqx.Module):
     def sweep(
         self,
         state: LearnerState,
-        inputs: Float[Array, "examples ..."],
-        targets: Float[Array, "examples ..."],
-        order: Int[Array, "steps batch"],
+        inputs: Float[Given, "examples ..."],
+        targets: Float[Given, "examples ..."],
+        order: Int[Given, "steps batch"],
         augment: Augment | None = None,
     ) -> tuple[LearnerState, Info]:
         """One step per row of `order`, in one compiled scan: no transfer to the host within.
@@ -317,7 +317,7 @@ class Learner(eqx.Module):
         moving, infos = jax.lax.scan(advance, moving, order)
         return eqx.combine(moving, still), infos
 
-    def predict(self, circuit: AbstractCircuit, clamp: State) -> Float[Array, "batch ..."]:
+    def predict(self, circuit: AbstractCircuit, clamp: Clamp) -> Float[Array, "batch ..."]:
         """The outputs for a batch of clamps, without noise and without a teacher."""
         return jax.vmap(lambda clamp: self.assigner.predict(circuit, clamp).state["output"])(clamp)
 

@@ -28,7 +28,7 @@ from anima.circuit.circuit import AbstractCircuit
 from anima.circuit.predictive import Predictive
 from anima.circuit.prior import Prior
 from anima.core.errors import InputError
-from anima.core.types import Equilibrium, Scalar, State
+from anima.core.types import Equilibrium, Number, Scalar, State
 from anima.learn.assigners import PredictiveCoding
 from anima.learn.costs import SquaredError
 from anima.learn.learner import Learner
@@ -169,7 +169,7 @@ class Memory(eqx.Module):
         """Images as the memory could keep them: read, then written."""
         return self.write(self.read(images))
 
-    def recall(self, concept: Int[Array, ""], trust: float | Scalar = _LIGHT) -> Prior:
+    def recall(self, concept: Int[Array, ""], trust: Number = _LIGHT) -> Prior:
         """The writer with a concept as the prior of its code: settle it, and it dreams.
 
         **Arguments:** `concept`, an index; `trust`, what errors of the pixels weigh.

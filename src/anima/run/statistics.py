@@ -37,4 +37,4 @@ def _iqm(ordered: Float[np.ndarray, "*batch n"]) -> Float[np.ndarray, "*batch"]:
     count = ordered.shape[-1]
     edges = np.arange(count + 1) / count
     share = np.clip(np.minimum(edges[1:], 0.75) - np.maximum(edges[:-1], 0.25), 0, None)
-    return ordered @ (2 * share)
+    return np.asarray(ordered @ (2 * share))

@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool
 from anima.circuit.circuit import AbstractCircuit
 from anima.core.errors import InputError
 from anima.core.hoist import hoist
-from anima.core.types import Cost, Equilibrium, Result, State
+from anima.core.types import Clamp, Cost, Count, Equilibrium, Number, Result, State
 from anima.settle.solvers import AbstractSolver, Euler, Landscape, residual
 
 Mask = dict[str, Bool[Array, "..."]]
@@ -23,13 +23,13 @@ Mask = dict[str, Bool[Array, "..."]]
 
 def settle(
     circuit: AbstractCircuit,
-    clamp: State,
+    clamp: Clamp,
     *,
     cost: Cost | None = None,
-    nudge: float | jax.Array = 0.0,
+    nudge: Number = 0.0,
     solver: AbstractSolver = Euler(),
-    tol: float | jax.Array = 1e-4,
-    max_steps: int | jax.Array = 200,
+    tol: Number = 1e-4,
+    max_steps: Count = 200,
     start: State | None = None,
     only: Mask | None = None,
 ) -> Equilibrium:
@@ -75,10 +75,10 @@ def settle(
 
 def trace(
     circuit: AbstractCircuit,
-    clamp: State,
+    clamp: Clamp,
     *,
     cost: Cost | None = None,
-    nudge: float | jax.Array = 0.0,
+    nudge: Number = 0.0,
     solver: AbstractSolver = Euler(),
     steps: int = 50,
     start: State | None = None,
@@ -106,17 +106,17 @@ def trace(
 
 def _landscape(
     circuit: AbstractCircuit,
-    clamp: State,
+    clamp: Clamp,
     cost: Cost | None,
-    nudge: float | jax.Array,
+    nudge: Number,
     start: State | None,
     only: Mask | None,
 ) -> tuple[State, Landscape, State]:
     """The whole clamps and the total force on the free nodes, all that is constant computed."""
-    circuit.check_clamp(clamp)
+    given = circuit.check_clamp(clamp)
     if cost is not None:
         circuit.node("output")
-    clamp, held = _partial(clamp, only or {})
+    clamp, held = _partial(given, only or {})
     begin = circuit.start(clamp) if start is None else start | clamp
     free = _hold({name: value for name, value in begin.items() if name not in clamp}, held)
     if jnp.iscomplexobj(nudge):

@@ -16,7 +16,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Int, PRNGKeyArray
 
 from anima.core.errors import check_positive, check_range
-from anima.core.types import Scalar, State
+from anima.core.types import Number, Scalar, State
 
 
 class Landscape(NamedTuple):
@@ -62,7 +62,7 @@ class Euler(AbstractSolver):
     Stable for dt < 2 / (largest curvature). The biologically plainest solver and the slowest.
     """
 
-    dt: float | Scalar = 0.1
+    dt: Number = 0.1
 
     def __check_init__(self):
         check_positive("Euler", dt=self.dt)
@@ -81,8 +81,8 @@ class Momentum(AbstractSolver):
 
     rolls_on: ClassVar[bool] = True
 
-    dt: float = 0.1
-    decay: float = 0.5
+    dt: Number = 0.1
+    decay: Number = 0.5
 
     def __check_init__(self):
         check_positive("Momentum", dt=self.dt)
@@ -116,8 +116,8 @@ class Langevin(AbstractSolver):
     rolls_on: ClassVar[bool] = True
 
     key: PRNGKeyArray
-    dt: float | Scalar = 0.01
-    temperature: float | Scalar = 1.0
+    dt: Number = 0.01
+    temperature: Number = 1.0
 
     def __check_init__(self):
         check_positive("Langevin", dt=self.dt)
@@ -146,7 +146,7 @@ class EvenOdd(AbstractSolver):
     step descends.
     """
 
-    dt: float = 1.0
+    dt: Number = 1.0
 
     def __check_init__(self):
         check_positive("EvenOdd", dt=self.dt)
@@ -175,7 +175,7 @@ class Anderson(AbstractSolver):
 
     inner: AbstractSolver = EvenOdd()
     depth: int = eqx.field(static=True, default=5)
-    ridge: float = 1e-8
+    ridge: Number = 1e-8
 
     def __check_init__(self):
         check_positive("Anderson", depth=self.depth, ridge=self.ridge)

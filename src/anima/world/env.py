@@ -15,10 +15,11 @@ from typing import Any, NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from anima.core.errors import InputError, nearest
-from anima.core.types import Scalar
+from anima.core.types import Given, Keys, Scalar
 
 LONGEST = 10_000  # steps after which an episode without a limit of its own is cut
 
@@ -120,7 +121,7 @@ class Transition(NamedTuple):
     truncated: Bool[Array, "*batch"]
 
     @property
-    def ended(self) -> Bool[Array, "*batch"]:
+    def ended(self) -> Bool[Given, "*batch"] | np.bool_:
         """Whether the episode ended here, one way or the other."""
         return self.terminated | self.truncated
 
@@ -173,7 +174,7 @@ def begin(world: AbstractWorld, key: PRNGKeyArray) -> Moment:
 
 
 def proceed(
-    world: AbstractWorld, moment: Moment, action: Array, keys: PRNGKeyArray
+    world: AbstractWorld, moment: Moment, action: Array, keys: Keys
 ) -> tuple[Moment, Transition]:
     """One step of one world, and a new episode at once where this one ended.
 
@@ -216,7 +217,7 @@ class Moments(eqx.Module):
             self.squares + squares + gap**2 * self.count * more / total,
         )
 
-    def normalise(self, observation: Float[Array, "*batch n"]) -> Float[Array, "*batch n"]:
+    def normalise(self, observation: Float[Given, "*batch n"]) -> Float[Array, "*batch n"]:
         """(o - mean) / standard deviation, kept within +-10."""
         return jnp.clip((observation - self.mean) / self.deviation, -10, 10)
 

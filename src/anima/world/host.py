@@ -203,7 +203,7 @@ class Host:
             )
         return read
 
-    def _act_out(self, index: int, action: np.ndarray) -> np.ndarray:
+    def _act_out(self, index: int, action: np.ndarray | np.integer) -> np.ndarray:
         environment = self._worlds.envs[index]
         with _blame(self.spec.name, f"take action {action}"):
             seen, _, terminated, truncated, _ = environment.step(action + self._first)

@@ -133,7 +133,9 @@ class Replay(eqx.Module):
         weight = (mass[flat] / total[-1] * usable * worlds + 1e-9) ** -beta
         return ages[flat // worlds], flat % worlds, weight / jnp.max(weight)
 
-    def _returns(self, row, world, discount: float, steps: int) -> tuple[Transition, Scalar]:
+    def _returns(
+        self, row, world, discount: float, steps: int
+    ) -> tuple[Transition, Float[Array, " batch"]]:
         """Transitions over several steps: rewards summed until the episode ends."""
         size = self.surprise.shape[0]
         first = jax.tree.map(lambda ring: ring[row, world], self.rows)

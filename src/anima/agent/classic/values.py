@@ -53,9 +53,9 @@ class Values(eqx.Module):
 
     def targets(
         self,
-        ask: Callable[[AbstractCircuit, Float[Array, "rows n"]], Float[Array, "rows a"]],
-        circuit: AbstractCircuit,
-        slow: AbstractCircuit,
+        ask: Callable[[Any, Float[Array, "rows n"]], Float[Array, "rows a"]],
+        circuit: Any,
+        slow: Any,
         sample: Sample,
     ) -> tuple[Float[Array, "batch a"], Float[Array, " batch"], Float[Array, "batch a"]]:
         """What the circuit should answer, the TD errors, and what it does answer."""

@@ -10,7 +10,7 @@ from jaxtyping import Array, Inexact, Int, PRNGKeyArray
 
 from anima.circuit.circuit import AbstractCircuit, gradient
 from anima.core.errors import InputError
-from anima.core.types import Cost, Equilibrium, Result, Scalar, State
+from anima.core.types import Clamp, Cost, Count, Equilibrium, Number, Result, Scalar, State
 from anima.learn.assigners.stability import refuse_unstable
 from anima.learn.costs import check_cost
 from anima.settle.settle import settle, slope
@@ -49,17 +49,17 @@ class AbstractAssigner(eqx.Module):
     """
 
     @abstractmethod
-    def predict(self, circuit: AbstractCircuit, clamp: State) -> Equilibrium:
+    def predict(self, circuit: AbstractCircuit, clamp: Clamp) -> Equilibrium:
         """The answer without a teacher: the state whose output the cost judges."""
 
     @abstractmethod
     def objective(
-        self, circuit: AbstractCircuit, clamp: State, cost: Cost, *, key: PRNGKeyArray
+        self, circuit: AbstractCircuit, clamp: Clamp, cost: Cost, *, key: PRNGKeyArray
     ) -> tuple[Scalar, Info]:
         """A scalar whose gradient in the circuit's parameters is the assigned credit."""
 
     def gradient(
-        self, circuit: AbstractCircuit, clamp: State, cost: Cost, *, key: PRNGKeyArray
+        self, circuit: AbstractCircuit, clamp: Clamp, cost: Cost, *, key: PRNGKeyArray
     ) -> tuple[AbstractCircuit, Info]:
         """The credit of one example.
 
@@ -77,7 +77,7 @@ class AbstractAssigner(eqx.Module):
         return credit, info
 
     def pressure(
-        self, circuit: AbstractCircuit, clamp: State, cost: Cost, *, key: PRNGKeyArray
+        self, circuit: AbstractCircuit, clamp: Clamp, cost: Cost, *, key: PRNGKeyArray
     ) -> State:
         """The estimate of d cost / d clamp: the error that arrives at the clamped nodes.
 
@@ -92,7 +92,7 @@ class AbstractAssigner(eqx.Module):
             "dQ/da need an assigner with `pressure`, as all of anima's own are"
         )
 
-    def answer(self, circuit: AbstractCircuit, clamp: State) -> Inexact[Array, "..."]:
+    def answer(self, circuit: AbstractCircuit, clamp: Clamp) -> Inexact[Array, "..."]:
         """The output of `predict`, in a form that reverse mode accepts: for diagnostics only."""
         return circuit.start(clamp)["output"]
 
@@ -101,12 +101,12 @@ class AbstractAssigner(eqx.Module):
         """How many times the synapses move for one example."""
         return 1
 
-    def begin(self, circuit: AbstractCircuit, clamp: State, cost: Cost) -> Any:
+    def begin(self, circuit: AbstractCircuit, clamp: Clamp, cost: Cost) -> Any:
         """What the first turn starts from (a pytree)."""
         return None
 
     def turn(
-        self, circuit: AbstractCircuit, clamp: State, cost: Cost, carry: Any, *, key: PRNGKeyArray
+        self, circuit: AbstractCircuit, clamp: Clamp, cost: Cost, carry: Any, *, key: PRNGKeyArray
     ) -> tuple[Scalar, tuple[Info, Any]]:
         """One turn's objective, its `Info`, and what the next turn starts from."""
         value, info = self.objective(circuit, clamp, cost, key=key)
@@ -120,18 +120,18 @@ class Backprop(AbstractAssigner):
     the equal-size twin of every other assigner.
     """
 
-    def predict(self, circuit: AbstractCircuit, clamp: State) -> Equilibrium:
+    def predict(self, circuit: AbstractCircuit, clamp: Clamp) -> Equilibrium:
         return swept(circuit, clamp)
 
     def objective(
-        self, circuit: AbstractCircuit, clamp: State, cost: Cost, *, key: PRNGKeyArray
+        self, circuit: AbstractCircuit, clamp: Clamp, cost: Cost, *, key: PRNGKeyArray
     ) -> tuple[Scalar, Info]:
         sweep = swept(circuit, clamp)
         check_cost(cost, sweep.state["output"])
         return cost(sweep.state["output"]), inform(circuit, cost, sweep, sweep)
 
     def pressure(
-        self, circuit: AbstractCircuit, clamp: State, cost: Cost, *, key: PRNGKeyArray
+        self, circuit: AbstractCircuit, clamp: Clamp, cost: Cost, *, key: PRNGKeyArray
     ) -> State:
         return jax.grad(lambda clamp: cost(circuit.start(clamp)["output"]))(clamp)
 
@@ -150,7 +150,7 @@ def inform(circuit: AbstractCircuit, cost: Cost, answer: Equilibrium, settled: E
     )
 
 
-def swept(circuit: AbstractCircuit, clamp: State) -> Equilibrium:
+def swept(circuit: AbstractCircuit, clamp: Clamp) -> Equilibrium:
     """The forward sweep as an answer: no settling, so no steps; the residual says what is left."""
     state = circuit.start(clamp)
     force = circuit.force(state)
@@ -169,14 +169,14 @@ def swept(circuit: AbstractCircuit, clamp: State) -> Equilibrium:
 
 def nudged(
     circuit: AbstractCircuit,
-    clamp: State,
+    clamp: Clamp,
     cost: Cost,
     free: Equilibrium,
     nudges: Inexact[Array, " phases"],
     *,
     solver: AbstractSolver,
-    tol: float,
-    max_steps: int,
+    tol: Number,
+    max_steps: Count,
 ) -> Equilibrium:
     """Settles on E + nudge C from the free answer, once for each nudge (a leading axis).
 
@@ -204,7 +204,7 @@ def nudged(
 
 
 def contrast(
-    circuit: AbstractCircuit, clamp: State, states: State, weights: Inexact[Array, " phases"]
+    circuit: AbstractCircuit, clamp: Clamp, states: State, weights: Inexact[Array, " phases"]
 ) -> Scalar:
     """Re sum_k weights_k E(states_k), the activities held: what contrastive plasticity descends.
 
@@ -212,14 +212,15 @@ def contrast(
     `clamp`, so that a synapse from them sees one difference of activities and not two products.
     """
     free = {name: value for name, value in states.items() if name not in clamp}
-    held = jax.lax.stop_gradient(free)
-    energies = jax.vmap(lambda free: circuit.synaptic_energy({**clamp, **free}))(held)
+    clamped = circuit.check_clamp(clamp)
+    energy = lambda free: circuit.synaptic_energy(clamped | free)
+    energies = jax.vmap(energy)(jax.lax.stop_gradient(free))
     return jnp.real(jnp.sum(weights * energies))
 
 
 def arriving(
     circuit: AbstractCircuit,
-    clamp: State,
+    clamp: Clamp,
     free: Equilibrium,
     states: State,
     weights: Inexact[Array, " phases"],

@@ -15,7 +15,7 @@ from anima.circuit.ngc import NGC
 from anima.circuit.precision import Precision, covariance_times
 from anima.circuit.predictive import Predictive
 from anima.core.errors import InputError, check_positive, pick
-from anima.core.types import Cost, Equilibrium, Scalar, State, worst
+from anima.core.types import Clamp, Cost, Count, Equilibrium, Number, Scalar, State, worst
 from anima.learn.assigners.base import (
     AbstractAssigner,
     Info,
@@ -48,26 +48,26 @@ class PredictiveCoding(AbstractAssigner):
     `solver`, `max_steps`, `tol`: how the nodes settle.
     """
 
-    step: float = 1.0
+    step: Number = 1.0
     solver: AbstractSolver = Euler(0.1)
-    max_steps: int = 20
-    tol: float = 0.0
+    max_steps: Count = 20
+    tol: Number = 0.0
     teach: str = eqx.field(static=True, default="clamp")
 
     def __check_init__(self):
         pick("teach", self.teach, _TEACHING)
         check_positive("PredictiveCoding", step=self.step, max_steps=self.max_steps)
 
-    def predict(self, circuit: AbstractCircuit, clamp: State) -> Equilibrium:
+    def predict(self, circuit: AbstractCircuit, clamp: Clamp) -> Equilibrium:
         return swept(only(Predictive, "PredictiveCoding", circuit), clamp)
 
     def objective(
-        self, circuit: AbstractCircuit, clamp: State, cost: Cost, *, key: PRNGKeyArray
+        self, circuit: AbstractCircuit, clamp: Clamp, cost: Cost, *, key: PRNGKeyArray
     ) -> tuple[Scalar, Info]:
         return _TEACHING[self.teach](self, circuit, clamp, cost)
 
     def pressure(
-        self, circuit: AbstractCircuit, clamp: State, cost: Cost, *, key: PRNGKeyArray
+        self, circuit: AbstractCircuit, clamp: Clamp, cost: Cost, *, key: PRNGKeyArray
     ) -> State:
         """Two phases under the constant force +-s g, whatever `teach`: to O(s^2)."""
         return _pressure(self, circuit, clamp, cost, self.step)
@@ -83,24 +83,24 @@ class NGCRule(AbstractAssigner):
     - `step`: s. - `solver`: Euler with dt = the papers' beta. - `max_steps`: their T.
     """
 
-    step: float = 1.0
+    step: Number = 1.0
     solver: AbstractSolver = Euler(0.1)
-    max_steps: int = 20
-    tol: float = 0.0
+    max_steps: Count = 20
+    tol: Number = 0.0
 
     def __check_init__(self):
         check_positive("NGCRule", step=self.step, max_steps=self.max_steps)
 
-    def predict(self, circuit: AbstractCircuit, clamp: State) -> Equilibrium:
+    def predict(self, circuit: AbstractCircuit, clamp: Clamp) -> Equilibrium:
         return swept(only(NGC, "NGCRule", circuit), clamp)
 
     def objective(
-        self, circuit: AbstractCircuit, clamp: State, cost: Cost, *, key: PRNGKeyArray
+        self, circuit: AbstractCircuit, clamp: Clamp, cost: Cost, *, key: PRNGKeyArray
     ) -> tuple[Scalar, Info]:
         return _by_clamp(self, circuit, clamp, cost)
 
     def pressure(
-        self, circuit: AbstractCircuit, clamp: State, cost: Cost, *, key: PRNGKeyArray
+        self, circuit: AbstractCircuit, clamp: Clamp, cost: Cost, *, key: PRNGKeyArray
     ) -> State:
         """The error that E carries to the clamped nodes, the output pulled by +-s g: with E = W^T,
         the derivative gate and no leak d cost / d clamp to O(s^2)."""
@@ -118,7 +118,7 @@ class IncrementalPC(AbstractAssigner):
       step to step (Euler, EvenOdd). - `count`: how many turns.
     """
 
-    step: float = 1.0
+    step: Number = 1.0
     solver: AbstractSolver = Euler(0.1)
     count: int = eqx.field(static=True, default=20)
 
@@ -129,15 +129,15 @@ class IncrementalPC(AbstractAssigner):
     def turns(self) -> int:
         return self.count
 
-    def predict(self, circuit: AbstractCircuit, clamp: State) -> Equilibrium:
+    def predict(self, circuit: AbstractCircuit, clamp: Clamp) -> Equilibrium:
         return swept(only(Predictive, "IncrementalPC", circuit), clamp)
 
-    def begin(self, circuit: AbstractCircuit, clamp: State, cost: Cost) -> Any:
+    def begin(self, circuit: AbstractCircuit, clamp: Clamp, cost: Cost) -> Any:
         sweep = self.predict(circuit, clamp)
         return sweep, {**sweep.state, "output": _target(sweep, cost, self.step)}
 
     def turn(
-        self, circuit: AbstractCircuit, clamp: State, cost: Cost, carry: Any, *, key: PRNGKeyArray
+        self, circuit: AbstractCircuit, clamp: Clamp, cost: Cost, carry: Any, *, key: PRNGKeyArray
     ) -> tuple[Scalar, tuple[Info, Any]]:
         sweep, state = carry
         settled = settle(
@@ -152,7 +152,7 @@ class IncrementalPC(AbstractAssigner):
         return value, (inform(circuit, cost, sweep, settled), (sweep, settled.state))
 
     def objective(
-        self, circuit: AbstractCircuit, clamp: State, cost: Cost, *, key: PRNGKeyArray
+        self, circuit: AbstractCircuit, clamp: Clamp, cost: Cost, *, key: PRNGKeyArray
     ) -> tuple[Scalar, Info]:
         held = jax.lax.stop_gradient(circuit)
         sweep, state = self.begin(held, clamp, cost)
@@ -164,7 +164,7 @@ class IncrementalPC(AbstractAssigner):
         return jnp.mean(values) / self.step, inform(circuit, cost, sweep, last)
 
     def pressure(
-        self, circuit: AbstractCircuit, clamp: State, cost: Cost, *, key: PRNGKeyArray
+        self, circuit: AbstractCircuit, clamp: Clamp, cost: Cost, *, key: PRNGKeyArray
     ) -> State:
         """As `PredictiveCoding`'s, with as many steps as there are turns: no synapse moves."""
         settling = PredictiveCoding(self.step, self.solver, self.count)
@@ -182,17 +182,17 @@ class FixedPrediction(AbstractAssigner):
     """
 
     solver: AbstractSolver = EvenOdd()
-    max_steps: int = 20
-    tol: float = 0.0
+    max_steps: Count = 20
+    tol: Number = 0.0
 
     def __check_init__(self):
         check_positive("FixedPrediction", max_steps=self.max_steps)
 
-    def predict(self, circuit: AbstractCircuit, clamp: State) -> Equilibrium:
+    def predict(self, circuit: AbstractCircuit, clamp: Clamp) -> Equilibrium:
         return swept(only(Predictive, "FixedPrediction", circuit), clamp)
 
     def objective(
-        self, circuit: AbstractCircuit, clamp: State, cost: Cost, *, key: PRNGKeyArray
+        self, circuit: AbstractCircuit, clamp: Clamp, cost: Cost, *, key: PRNGKeyArray
     ) -> tuple[Scalar, Info]:
         circuit = only(Predictive, "FixedPrediction", circuit)
         held = jax.lax.stop_gradient(circuit)
@@ -202,7 +202,7 @@ class FixedPrediction(AbstractAssigner):
         return _pulled(circuit, sweep.state, errors), inform(frozen, cost, sweep, settled)
 
     def pressure(
-        self, circuit: AbstractCircuit, clamp: State, cost: Cost, *, key: PRNGKeyArray
+        self, circuit: AbstractCircuit, clamp: Clamp, cost: Cost, *, key: PRNGKeyArray
     ) -> State:
         """What the clamped nodes hear of their children's errors: exactly d cost / d clamp."""
         held = only(Predictive, "FixedPrediction", circuit)
@@ -210,7 +210,7 @@ class FixedPrediction(AbstractAssigner):
         return _heard(held, clamp, sweep.state, frozen.weighted_errors(settled.state))
 
     def _settled(
-        self, circuit: Predictive, clamp: State, cost: Cost
+        self, circuit: Predictive, clamp: Clamp, cost: Cost
     ) -> tuple[Equilibrium, Equilibrium, Frozen]:
         """The sweep, where the frozen circuit settled, and that circuit."""
         sweep = self.predict(circuit, clamp)
@@ -234,11 +234,11 @@ class ZIL(AbstractAssigner):
     Salvatori et al., 2022). The circuit must be a chain of layers, with unit precisions.
     """
 
-    def predict(self, circuit: AbstractCircuit, clamp: State) -> Equilibrium:
+    def predict(self, circuit: AbstractCircuit, clamp: Clamp) -> Equilibrium:
         return swept(only(Predictive, "ZIL", circuit), clamp)
 
     def objective(
-        self, circuit: AbstractCircuit, clamp: State, cost: Cost, *, key: PRNGKeyArray
+        self, circuit: AbstractCircuit, clamp: Clamp, cost: Cost, *, key: PRNGKeyArray
     ) -> tuple[Scalar, Info]:
         circuit = only(Predictive, "ZIL", circuit)
         depth = _depths(circuit)  # before a number is made an array that cannot be looked at
@@ -247,7 +247,7 @@ class ZIL(AbstractAssigner):
         return _pulled(circuit, sweep.state, errors), inform(held, cost, sweep, last)
 
     def pressure(
-        self, circuit: AbstractCircuit, clamp: State, cost: Cost, *, key: PRNGKeyArray
+        self, circuit: AbstractCircuit, clamp: Clamp, cost: Cost, *, key: PRNGKeyArray
     ) -> State:
         """What the clamped nodes hear of their children's errors: exactly d cost / d clamp."""
         circuit = only(Predictive, "ZIL", circuit)
@@ -255,7 +255,7 @@ class ZIL(AbstractAssigner):
         return _heard(circuit, clamp, sweep.state, errors)
 
     def _errors(
-        self, circuit: Predictive, depth: dict[str, int], clamp: State, cost: Cost
+        self, circuit: Predictive, depth: dict[str, int], clamp: Clamp, cost: Cost
     ) -> tuple[Equilibrium, Equilibrium, State]:
         """The sweep, the last step, and each node's error at the step when it arrives there."""
         sweep = self.predict(circuit, clamp)
@@ -269,7 +269,7 @@ class ZIL(AbstractAssigner):
         return sweep, jax.tree.map(lambda z: z[-1], path), errors
 
 
-def _by_clamp(rule: Any, circuit: AbstractCircuit, clamp: State, cost: Cost) -> tuple[Scalar, Info]:
+def _by_clamp(rule: Any, circuit: AbstractCircuit, clamp: Clamp, cost: Cost) -> tuple[Scalar, Info]:
     held = jax.lax.stop_gradient(circuit)
     sweep = rule.predict(held, clamp)
     settled = settle(
@@ -285,7 +285,7 @@ def _by_clamp(rule: Any, circuit: AbstractCircuit, clamp: State, cost: Cost) -> 
 
 
 def _by_force(
-    rule: PredictiveCoding, circuit: AbstractCircuit, clamp: State, cost: Cost
+    rule: PredictiveCoding, circuit: AbstractCircuit, clamp: Clamp, cost: Cost
 ) -> tuple[Scalar, Info]:
     """One phase suffices: at the sweep all errors vanish, and with them the plasticity."""
     sweep, phases = _nudged(rule, circuit, clamp, cost, [rule.step], linearise=True)
@@ -294,7 +294,7 @@ def _by_force(
 
 
 def _by_energy(
-    rule: PredictiveCoding, circuit: AbstractCircuit, clamp: State, cost: Cost
+    rule: PredictiveCoding, circuit: AbstractCircuit, clamp: Clamp, cost: Cost
 ) -> tuple[Scalar, Info]:
     sweep, phases = _nudged(rule, circuit, clamp, cost, [rule.step, -rule.step], linearise=False)
     weights = jnp.asarray([0.5 / rule.step, -0.5 / rule.step])
@@ -310,7 +310,7 @@ _TEACHING: dict[str, Callable[..., tuple[Scalar, Info]]] = {
 
 
 def _nudged(
-    rule: Any, circuit, clamp: State, cost: Cost, nudges, *, linearise: bool
+    rule: Any, circuit, clamp: Clamp, cost: Cost, nudges, *, linearise: bool
 ) -> tuple[Equilibrium, Equilibrium]:
     held = jax.lax.stop_gradient(circuit)
     sweep = rule.predict(held, clamp)
@@ -328,7 +328,7 @@ def _nudged(
     )
 
 
-def _pressure(rule: Any, circuit, clamp: State, cost: Cost, step: float) -> State:
+def _pressure(rule: Any, circuit, clamp: Clamp, cost: Cost, step: Number) -> State:
     """From two phases in which the output is free, under the constant force +-step g."""
     sweep, phases = _nudged(rule, circuit, clamp, cost, [step, -step], linearise=True)
     weights = jnp.asarray([0.5 / step, -0.5 / step])
@@ -347,7 +347,7 @@ def _both(circuit, cost: Cost, sweep: Equilibrium, phases: Equilibrium) -> Info:
     return eqx.tree_at(lambda i: (i.residual, i.steps, i.result), info, total)
 
 
-def _target(sweep: Equilibrium, cost: Cost, step: float) -> Inexact[Array, "..."]:
+def _target(sweep: Equilibrium, cost: Cost, step: Number) -> Inexact[Array, "..."]:
     """y - s dC/dy."""
     output = sweep.state["output"]
     check_cost(cost, output)
@@ -371,7 +371,7 @@ def _pulled_at(circuit: Predictive, at: State, errors: State) -> Scalar:
     return -sum(terms, jnp.zeros(()))
 
 
-def _heard(circuit: Predictive, clamp: State, at: State, errors: State) -> State:
+def _heard(circuit: Predictive, clamp: Clamp, at: State, errors: State) -> State:
     """-sum_n (dmu_n/dz)^T Pi_n eps_n over the children n of each clamped node."""
     return jax.grad(lambda clamp: _pulled_at(circuit, {**at, **clamp}, errors))(clamp)
 

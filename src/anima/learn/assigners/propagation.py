@@ -11,7 +11,7 @@ from anima.circuit.circuit import AbstractCircuit
 from anima.circuit.ngc import NGC
 from anima.core.errors import InputError, check_positive, pick
 from anima.core.functions import is_analytic
-from anima.core.types import Cost, Equilibrium, Scalar, State, worst
+from anima.core.types import Clamp, Cost, Count, Equilibrium, Number, Scalar, State, worst
 from anima.learn.assigners.base import (
     AbstractAssigner,
     Info,
@@ -44,12 +44,12 @@ class EquilibriumPropagation(AbstractAssigner):
     - `points`: of the holomorphic scheme.
     """
 
-    beta: float = 0.2
+    beta: Number = 0.2
     scheme: str = eqx.field(static=True, default="centred")
     solver: AbstractSolver = EvenOdd()
-    free_steps: int = 50
-    nudged_steps: int = 20
-    tol: float = 0.0
+    free_steps: Count = 50
+    nudged_steps: Count = 20
+    tol: Number = 0.0
     linearise: bool = eqx.field(static=True, default=False)
     points: int = eqx.field(static=True, default=6)
 
@@ -64,16 +64,16 @@ class EquilibriumPropagation(AbstractAssigner):
         if self.points < 2:
             raise InputError(f"EquilibriumPropagation: points is {self.points}, give at least 2")
 
-    def predict(self, circuit: AbstractCircuit, clamp: State) -> Equilibrium:
+    def predict(self, circuit: AbstractCircuit, clamp: Clamp) -> Equilibrium:
         self._check(circuit)
         return settle(circuit, clamp, solver=self.solver, tol=self.tol, max_steps=self.free_steps)
 
-    def answer(self, circuit: AbstractCircuit, clamp: State) -> Inexact[Array, "..."]:
-        path = trace(circuit, clamp, solver=self.solver, steps=self.free_steps)
+    def answer(self, circuit: AbstractCircuit, clamp: Clamp) -> Inexact[Array, "..."]:
+        path = trace(circuit, clamp, solver=self.solver, steps=int(self.free_steps))
         return path.state["output"][-1]
 
     def objective(
-        self, circuit: AbstractCircuit, clamp: State, cost: Cost, *, key: PRNGKeyArray
+        self, circuit: AbstractCircuit, clamp: Clamp, cost: Cost, *, key: PRNGKeyArray
     ) -> tuple[Scalar, Info]:
         held = jax.lax.stop_gradient(circuit)
         free, phases, weights = self._phases(held, clamp, cost, key)
@@ -90,14 +90,14 @@ class EquilibriumPropagation(AbstractAssigner):
         )
 
     def pressure(
-        self, circuit: AbstractCircuit, clamp: State, cost: Cost, *, key: PRNGKeyArray
+        self, circuit: AbstractCircuit, clamp: Clamp, cost: Cost, *, key: PRNGKeyArray
     ) -> State:
         """The contrast of what the clamped nodes feel in the phases; biased as the credit is."""
         free, phases, weights = self._phases(circuit, clamp, cost, key)
         return arriving(circuit, clamp, free, phases.state, weights)
 
     def _phases(
-        self, circuit: AbstractCircuit, clamp: State, cost: Cost, key: PRNGKeyArray
+        self, circuit: AbstractCircuit, clamp: Clamp, cost: Cost, key: PRNGKeyArray
     ) -> tuple[Equilibrium, Equilibrium, Inexact[Array, " phases"]]:
         """The free answer, the nudged ones, and the weights of their contrast."""
         free = self.predict(circuit, clamp)

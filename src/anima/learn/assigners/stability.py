@@ -15,10 +15,10 @@ from jaxtyping import Array, Float, Int
 
 from anima.circuit.circuit import AbstractCircuit
 from anima.core.errors import InputError
-from anima.core.types import Cost, Result, Scalar, State
+from anima.core.types import Clamp, Cost, Result, Scalar, State
 
 
-def response(circuit: AbstractCircuit, clamp: State, state: State) -> Float[Array, "n n"]:
+def response(circuit: AbstractCircuit, clamp: Clamp, state: State) -> Float[Array, "n n"]:
     """S: how far the settled output (flattened) moves per unit of force on it.
 
     The output's block of the inverse Hessian of the energy in the free nodes; for a linear
@@ -28,13 +28,14 @@ def response(circuit: AbstractCircuit, clamp: State, state: State) -> Float[Arra
 
     **Arguments:** `clamp`, what is held; `state`, a full state, best a settled one.
     """
+    clamped = circuit.check_clamp(clamp)
     free = {name: value for name, value in state.items() if name not in clamp}
     hidden = {name: value for name, value in free.items() if name != "output"}
     flat, unravel = ravel_pytree((hidden, free["output"]))
 
     def energy(flat):
         hidden, output = unravel(flat)
-        return circuit.energy({**clamp, **hidden, "output": output})
+        return circuit.energy({**clamped, **hidden, "output": output})
 
     size = free["output"].size
     return jnp.linalg.inv(jax.hessian(energy)(flat))[-size:, -size:]
@@ -57,7 +58,7 @@ def nudge_bound(bend: Scalar, response: Float[Array, "n n"]) -> Scalar:
 
 
 def refuse_unstable(
-    assigner, circuit: AbstractCircuit, clamp: State, cost: Cost, result: Int[Array, ""]
+    assigner, circuit: AbstractCircuit, clamp: Clamp, cost: Cost, result: Int[Array, ""]
 ) -> None:
     """Raises `InputError` with the bound, if the result is at hand and says that a nudge ran away.
 
