@@ -153,6 +153,7 @@ def test_claims_that_are_too_strong_are_caught():
         check_circuit(NGC.mlp(SIZES, sigma=None, key=KEY))
 
 
+@pytest.mark.slow
 def test_a_graph_claimed_symmetric_is_caught(diamond):
     with pytest.raises(AssertionError, match="is local"):
         check_circuit(diamond, directed=False)

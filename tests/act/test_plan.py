@@ -68,6 +68,7 @@ def test_the_exhaustive_planner_is_the_loop_over_all_sequences():
     np.testing.assert_allclose(total, every[best], rtol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [pytest.param(CEM, marks=pytest.mark.slow), MPPI])
 def test_drawn_plans_approach_the_oracle(kind):
     """Some iterations find the best of 3^5 sequences, where one does not."""

@@ -104,6 +104,7 @@ def test_every_assigner_finds_the_values_of_the_corridor(corridor, assigner):
     assert {"surprise", "value", "cost", "residual", "epsilon"} <= set(charts)
 
 
+@pytest.mark.slow
 def test_alignment_is_one_for_backprop_and_less_for_others(corridor):
     for assigner, low, high in (("backprop", 1 - 1e-5, 1 + 1e-5), ("ngc", -1.0, 0.99)):
         mind = dqn(corridor.spec, assigner=assigner, hidden=(8,), every=4, batch=8, steps=99)

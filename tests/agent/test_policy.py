@@ -81,6 +81,7 @@ def test_every_epoch_reads_every_row_once_in_an_order_of_its_own(minds):
     assert mind._batches(rows, jax.random.key(0)).goals.shape == (6, 4, 1)
 
 
+@pytest.mark.slow
 def test_a_spread_learns_from_surprise_and_worth_alone():
     """d C/d log sigma = -A ((a - mu)^2/sigma^2 - 1): what was far and good widens it."""
     mind = reinforce(ROAD, **SMALL)
@@ -97,6 +98,7 @@ def test_a_spread_learns_from_surprise_and_worth_alone():
     assert isinstance(mind.head_of(moved), Gaussian)
 
 
+@pytest.mark.slow
 def test_what_a_policy_draws_may_leave_the_box_and_what_it_chooses_may_not(minds):
     mind = minds["Road"]
     state = mind.init(jax.random.key(0))

@@ -36,6 +36,7 @@ def test_an_agent_passes_the_probes(name):
     check_agent(build, cycles=cycles, discount=DISCOUNT, action=action, tolerance=tolerance)
 
 
+@pytest.mark.slow
 def test_the_battery_names_the_part_that_is_broken():
     """A wrong discount is seen by the probe of discounting; credit that stops at the output, by
     the probe of credit."""

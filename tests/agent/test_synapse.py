@@ -51,6 +51,7 @@ def test_a_cycle_is_the_synapses_own_acts_and_rewards(lived):
     )
 
 
+@pytest.mark.slow
 def test_learning_moves_synapse_body_and_critic_and_keeps_the_last_targets(lived):
     mind, state, past = lived
     after, chart = jax.jit(mind.learn)(state, past, jax.random.key(0))

@@ -334,6 +334,7 @@ def test_an_absurd_rate_stops_with_step_residual_and_remedy(tmp_path, capsys):
 CONVOLUTION = pytest.param("[{channels=2, kernel=3, pool='max'}, 6]", marks=pytest.mark.slow)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("hidden", ["[6]", CONVOLUTION])
 def test_images_of_any_shape_from_a_folder_that_moves(hidden, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)

@@ -48,6 +48,7 @@ def iris():
     return load_iris(return_X_y=True)
 
 
+@pytest.mark.slow
 def test_learns_digits(learnt, digits):
     assert learnt.score(*digits[2:]) >= 0.93
     assert len(learnt.loss_curve_) == learnt.n_iter_ == learnt.max_iter
@@ -82,6 +83,7 @@ def test_the_seed_decides(learnt, digits):
     assert curve(1) == curve(1) != curve(2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "kind, values",
     [

@@ -38,6 +38,7 @@ def test_hopfield():
     check_circuit(Hopfield.mlp(SIZES, key=KEY), directed=False)
 
 
+@pytest.mark.slow
 def test_hopfield_with_a_triangle():
     check_circuit(loop(), directed=False)
 
@@ -111,6 +112,7 @@ def test_silence_is_drawn_per_node_and_per_key():
     assert not np.array_equal(gain["input"], other["input"])
 
 
+@pytest.mark.slow
 @pytest.mark.float32
 def test_the_battery_holds_in_float32_too():
     check_circuit(Predictive.mlp([3, 4, 2], key=KEY))

@@ -160,6 +160,7 @@ def test_random_signs_average_to_the_centred_contrast():
     assert np.max(np.abs(signs[0] - centred)) > 1e-4
 
 
+@pytest.mark.slow
 def test_true_gradient_is_the_implicit_one_and_backprops():
     """The battery's yardstick, forward mode through the loop, against the two others."""
     truth = eqx.filter_jit(lambda r, c, which: true_gradient(r, c, {"input": X}, cost_of(which)))

@@ -116,6 +116,7 @@ def test_nothing_surprising_changes_nothing():
     assert np.isfinite(float(info.cost))
 
 
+@pytest.mark.slow
 def test_the_surprising_ones_are_learnt_once_there_are_enough_and_at_the_gain():
     """Two of four surprise in each of two batches: the second step learns just these four."""
     plain, batches = learner(None), (examples(seed=5), examples(seed=7))

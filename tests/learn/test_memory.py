@@ -88,6 +88,7 @@ def covariance(concepts, k):
     return np.asarray(concepts.factor[k].T @ concepts.factor[k] + concepts.floor[k] * np.eye(4))
 
 
+@pytest.mark.slow
 def test_a_concept_is_the_gaussian_it_says(concepts):
     code = np.asarray([0.3, -1.0, 0.5, 2.0])
     want = [
@@ -183,6 +184,7 @@ def test_a_dream_settles_where_memory_says(memory):
     assert frames.shape == (401, 12) and path.energy.shape == (401,)
 
 
+@pytest.mark.slow
 def test_the_unseen_half_is_completed(memory):
     images, labels = blobs(30, seed=9)
     seen = jnp.arange(12) < 6
@@ -206,6 +208,7 @@ def test_what_is_new_leaves_the_old_as_it_was(memory):
         both.check_label(5)
 
 
+@pytest.mark.slow
 def test_an_ngc_circuit_dreams():
     """Its root is read by settling under the pixels, and recalled as a prior."""
     images, labels = blobs()
@@ -236,6 +239,7 @@ def test_an_ngc_circuit_dreams():
     assert 0.02 < float(found.std(0).mean()) < 0.15
 
 
+@pytest.mark.slow
 def test_a_symmetric_circuit_dreams_by_learnt_top_down_synapses():
     images, labels = blobs()
     circuit = Hopfield.mlp([12, 20, 3], key=jax.random.key(0))

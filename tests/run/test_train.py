@@ -153,6 +153,7 @@ def test_another_seed_or_data_set_cannot_resume(whole, small, data):
         Training(small, other, SEED, whole).run(resume=True, warn=pytest.fail)
 
 
+@pytest.mark.slow
 def test_a_full_disk_costs_only_what_was_not_saved(whole, small, data, tmp_path, monkeypatch):
     real = checkpoint._check_room
 
