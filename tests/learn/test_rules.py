@@ -114,6 +114,16 @@ def test_a_nudge_beyond_the_bound_is_refused_with_the_bound():
     assert [int(code) for code in results] == [Result.UNSTABLE, Result.MAX_STEPS]
 
 
+@pytest.mark.float32
+def test_what_rounding_leaves_behind_is_no_runaway_nudge():
+    """PPO's clipped surrogate is flat for most examples: nothing is pulled, nothing diverges."""
+    circuit, flat = Hopfield.mlp([3, 128, 2], key=KEY), lambda y: 1e-8 * jnp.sum(y)
+    rule = EquilibriumPropagation(0.5, free_steps=8, nudged_steps=4, linearise=True)
+    give = lambda x: rule.gradient(circuit, {"input": x}, flat, key=KEY)
+    info = jax.jit(jax.vmap(lambda x: give(x)[1]))(jax.random.normal(KEY, (512, 3)))
+    assert float(info.residual.max()) > 0 and int(info.result.max()) < Result.UNSTABLE
+
+
 def test_energies_by_node_say_where_the_surprise_is():
     circuit = graph(KEY)
     clamp = {"input": jnp.asarray(X)}

@@ -181,8 +181,10 @@ def nudged(
     """Settles on E + nudge C from the free answer, once for each nudge (a leading axis).
 
     **Returns:** equilibria; `Result.UNSTABLE` marks a phase that ends with more force than the
-    nudge brought in, which no descent does.
+    nudge brought in, which no descent does; what rounding leaves behind is no force.
     """
+    largest = jnp.max(jnp.stack([jnp.max(jnp.abs(z)) for z in jax.tree.leaves(free.state)]))
+    rounding = 100 * jnp.finfo(largest.dtype).eps * (1 + largest)
 
     def phase(nudge: Scalar) -> Equilibrium:
         found = settle(
@@ -196,7 +198,7 @@ def nudged(
             start=free.state,
         )
         brought = jnp.abs(nudge) * jnp.max(jnp.abs(slope(cost, free.state["output"])))
-        ran = found.residual > 2 * (free.residual + brought)
+        ran = found.residual > 2 * (free.residual + brought) + rounding
         code = jnp.where(ran, jnp.maximum(found.result, Result.UNSTABLE), found.result)
         return eqx.tree_at(lambda e: e.result, found, code.astype(found.result.dtype))
 
