@@ -20,7 +20,7 @@ from anima.world.data import load_data
 
 PATH = Path(__file__).parent / "results" / "twin-rates.json"
 RATES = {"sgd": (0.1, 0.3, 1.0, 3.0), "adam": (0.0003, 0.001, 0.003, 0.01)}
-HELD_OUT = {"digits": 250, "mnist": 10_000}
+HELD_OUT = {"digits": 250, "mnist": 10_000, "fashion-mnist": 10_000}
 SEED = 1000
 
 
@@ -30,7 +30,7 @@ def validation_error(preset: str, rate: float, epochs: int | None, data_dir: str
     twin = configs.as_twin(
         dataclasses.replace(base, twin=dataclasses.replace(base.twin, rate=rate))
     )
-    name = preset.partition("-")[0]
+    name = next(name for name in HELD_OUT if preset.startswith(name))
     train = dataclasses.replace(
         base.train, validation=HELD_OUT[name], epochs=epochs or base.train.epochs
     )
