@@ -15,6 +15,9 @@ Rows, for the same network, images seen through the same code, and the same numb
   seen and dreamt through to learning, or a fifth at random;
 - statistics: what the stored concepts alone make of the test images, as a density.
 
+Each has a rate of its own, chosen on held-out training images (`--validation 5000`): raw images
+want half of what dreams do.
+
 Both scenarios are read from one life: class-incremental (which of all classes) and
 task-incremental (which of the task's own). Every phase is local but for what `LOCAL` says.
 """
@@ -270,12 +273,14 @@ def main() -> None:
     parser.add_argument("--curve", action="store_true", help="several sizes of memory")
     parser.add_argument("--rate", type=float, default=0.2)
     parser.add_argument("--twin-rate", type=float, default=0.3)
+    parser.add_argument("--image-rate", type=float, default=0.1, help="of buffer and joint")
     parser.add_argument("--validation", type=int, default=0)
     parser.add_argument("--data-dir")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     data, groups = load(options.data, options.data_dir, options.validation)
     rates = dict.fromkeys(METHODS, options.rate) | {"twin": options.twin_rate}
+    rates |= dict.fromkeys(("buffer", "joint"), options.image_rate)
     methods = options.only or (("dreams", "buffer") if options.curve else METHODS)
     name = f"continual-{options.data}{'-curve' if options.curve else ''}.json"
     out = options.out or RESULTS / name
