@@ -92,6 +92,33 @@ def trace(
     the state after each step (`steps` counts them from 0).
     """
     clamp, landscape, free = _landscape(circuit, clamp, cost, nudge, start, only)
+    path = _path(landscape, solver, free, steps)
+    look = jax.vmap(lambda free, step: _equilibrium(circuit, clamp, landscape, free, step, 0.0))
+    return look(path, jnp.arange(steps + 1, dtype=jnp.int32))
+
+
+def walk(
+    circuit: AbstractCircuit,
+    clamp: Clamp,
+    *,
+    solver: AbstractSolver,
+    steps: int,
+    start: State | None = None,
+) -> tuple[State, Equilibrium]:
+    """As `trace`, but only the end is looked at: for rules that learn on the way.
+
+    **Returns:** the free nodes' activities with a leading axis of `steps + 1`, and the
+    `Equilibrium` after the last step.
+    """
+    clamp, landscape, free = _landscape(circuit, clamp, None, 0.0, start, None)
+    path = _path(landscape, solver, free, steps)
+    last = jax.tree.map(lambda z: z[-1], path)
+    taken = jnp.asarray(steps, jnp.int32)
+    return path, _equilibrium(circuit, clamp, landscape, last, taken, 0.0)
+
+
+def _path(landscape: Landscape, solver: AbstractSolver, free: State, steps: int) -> State:
+    """The free state at the start and after each of so many steps: a leading axis."""
 
     def advance(loop, _):
         free, carry = loop
@@ -99,9 +126,7 @@ def trace(
         return (moved, carry), moved
 
     _, moved = lax.scan(advance, (free, solver.init(landscape, free)), length=steps)
-    path = jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), free, moved)
-    look = jax.vmap(lambda free, step: _equilibrium(circuit, clamp, landscape, free, step, 0.0))
-    return look(path, jnp.arange(steps + 1, dtype=jnp.int32))
+    return jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), free, moved)
 
 
 def _landscape(

@@ -28,7 +28,7 @@ from anima.learn.assigners.base import (
     tangent,
 )
 from anima.learn.costs import check_cost
-from anima.settle.settle import settle, trace
+from anima.settle.settle import settle, walk
 from anima.settle.solvers import AbstractSolver, Euler, EvenOdd
 
 
@@ -157,10 +157,10 @@ class IncrementalPC(AbstractAssigner):
         held = jax.lax.stop_gradient(circuit)
         sweep, state = self.begin(held, clamp, cost)
         taught = {**clamp, "output": state["output"]}
-        path = trace(held, taught, solver=self.solver, steps=self.count, start=state)
-        passed = jax.lax.stop_gradient(jax.tree.map(lambda z: z[1:], path.state))
-        values = jax.vmap(circuit.synaptic_energy)(passed)
-        last = jax.tree.map(lambda z: z[-1], path)
+        path, last = walk(held, taught, solver=self.solver, steps=self.count, start=state)
+        passed = jax.lax.stop_gradient(jax.tree.map(lambda z: z[1:], path))
+        whole = lambda free: circuit.synaptic_energy({**circuit.check_clamp(taught), **free})
+        values = jax.vmap(whole)(passed)
         return jnp.mean(values) / self.step, inform(circuit, cost, sweep, last)
 
     def pressure(
@@ -261,12 +261,10 @@ class ZIL(AbstractAssigner):
         sweep = self.predict(circuit, clamp)
         taught = {**clamp, "output": _target(sweep, cost, 1.0)}
         steps = max((d for name, d in depth.items() if name not in taught), default=0)
-        path = trace(circuit, taught, solver=Euler(1.0), steps=steps, start=sweep.state)
-        errors = {
-            name: path.state[name][d if name not in taught else 0] - sweep.state[name]
-            for name, d in depth.items()
-        }
-        return sweep, jax.tree.map(lambda z: z[-1], path), errors
+        path, last = walk(circuit, taught, solver=Euler(1.0), steps=steps, start=sweep.state)
+        met = {name: path[name][d] for name, d in depth.items() if name in path}
+        errors = {name: {**taught, **met}[name] - sweep.state[name] for name in depth}
+        return sweep, last, errors
 
 
 def _by_clamp(rule: Any, circuit: AbstractCircuit, clamp: Clamp, cost: Cost) -> tuple[Scalar, Info]:

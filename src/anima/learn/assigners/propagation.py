@@ -22,7 +22,7 @@ from anima.learn.assigners.base import (
     tangent,
 )
 from anima.learn.costs import check_cost
-from anima.settle.settle import settle, trace
+from anima.settle.settle import settle, walk
 from anima.settle.solvers import AbstractSolver, EvenOdd
 
 
@@ -69,8 +69,8 @@ class EquilibriumPropagation(AbstractAssigner):
         return settle(circuit, clamp, solver=self.solver, tol=self.tol, max_steps=self.free_steps)
 
     def answer(self, circuit: AbstractCircuit, clamp: Clamp) -> Inexact[Array, "..."]:
-        path = trace(circuit, clamp, solver=self.solver, steps=int(self.free_steps))
-        return path.state["output"][-1]
+        _, last = walk(circuit, clamp, solver=self.solver, steps=int(self.free_steps))
+        return last.state["output"]
 
     def objective(
         self, circuit: AbstractCircuit, clamp: Clamp, cost: Cost, *, key: PRNGKeyArray
