@@ -259,7 +259,7 @@ def command(name: str) -> str:
             next(told)
         else:
             said.append(word)
-    return " ".join(said)
+    return " ".join([*said, "--data-dir DIR"])
 
 
 METHODS = ("dreams", "naive", "buffer", "twin", "joint", "surprise", "random")

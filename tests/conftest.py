@@ -38,9 +38,6 @@ HERE = Path(__file__).parent
 
 def pytest_configure(config):
     gc.set_threshold(200_000, 50, 100)  # traces are many small objects, and few are garbage
-    config.addinivalue_line("markers", "float32: run a test among the laws as users run it")
-    config.addinivalue_line("markers", "unchecked: look at no types, as for a user of anima")
-    config.addinivalue_line("markers", "promotes: let a library implicitly promote types and ranks")
 
 
 @pytest.fixture(autouse=True)

@@ -22,7 +22,10 @@ Series = Float[Array, " time"]
 
 
 class Trajectory(eqx.Module):
-    """Successive transitions of one environment.
+    """Successive transitions of one environment, oldest first: every field (time,).
+
+    The functions of this module read one trajectory. Many side by side (leading axes, the same on
+    every field) are a value to carry about and to `jax.vmap` over.
 
     - `r_t`: the reward of each transition.
     - `v_tm1`: V of the state acted in.

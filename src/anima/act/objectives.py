@@ -24,10 +24,10 @@ Critic = Callable[[Any, Float[Array, " size"]], Scalar]
 
 
 class Deed(eqx.Module):
-    """What was done in one state and what came of it.
+    """What was done in one state and what came of it; of many states, with leading axes.
 
-    - `action`; `advantage`: its worth, of either sign.
-    - `log_prob`: log pi(action) under the policy that acted; `ClippedSurrogate` needs it.
+    - `action`: as the policy's head draws it. - `advantage`, (): its worth, of either sign.
+    - `log_prob`, (): log pi(action) under the policy that acted; `ClippedSurrogate` needs it.
     """
 
     action: Shaped[Array, "..."]

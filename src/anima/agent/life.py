@@ -44,7 +44,7 @@ class Tally(eqx.Module):
     def after(self, happened: Transition) -> tuple["Tally", "Ending"]:
         """With one step more; episodes that ended begin again at 0."""
         score, length = self.score + happened.reward, self.length + 1
-        ended = jnp.asarray(happened.ended)
+        ended = happened.ended
         zero = Tally(jnp.where(ended, 0.0, score), jnp.where(ended, 0, length))
         return zero, Ending(ended, score, length)
 

@@ -296,7 +296,7 @@ class LivingMind(AbstractMind):
         """The open-loop error over the last `lookahead` steps, if they were of one episode."""
         age = jnp.arange(self.lookahead - 1, -1, -1)
         past = state.replay.back(age)
-        whole = (state.replay.filled >= self.lookahead) & ~jnp.any(jnp.asarray(past.ended)[:-1])
+        whole = (state.replay.filled >= self.lookahead) & ~jnp.any(past.ended[:-1])
         return jnp.where(whole, self.model.drift(state.model, past), state.drift)
 
     # Looking at it.

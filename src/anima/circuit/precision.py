@@ -11,8 +11,9 @@ Precision = float | Float[Given, "..."]
 
 def weigh(error: Inexact[Given, "..."], precision: Precision) -> Inexact[Array, "..."]:
     """eps Pi, for a scalar, a diagonal (n,) or a full (n, n) symmetric precision."""
-    error = jnp.asarray(error)
-    return error @ precision if jnp.ndim(precision) == 2 else error * precision
+    return (
+        jnp.matmul(error, precision) if jnp.ndim(precision) == 2 else jnp.multiply(error, precision)
+    )
 
 
 def surprise(error: Inexact[Given, "..."], precision: Precision) -> Scalar:
@@ -21,13 +22,12 @@ def surprise(error: Inexact[Given, "..."], precision: Precision) -> Scalar:
     **Arguments:** `error` of the node's shape; `precision` Pi = Sigma^-1, scalar, diagonal or full
     (the last only for one-dimensional nodes).
     """
-    error = jnp.asarray(error)
-    quadratic = jnp.sum(error * weigh(error, precision)) / 2
+    quadratic = jnp.sum(jnp.multiply(error, weigh(error, precision))) / 2
     if jnp.ndim(precision) == 2:
         logdet = jnp.linalg.slogdet(precision)[1]
     else:
-        logdet = jnp.sum(jnp.broadcast_to(jnp.log(precision), error.shape))
-    return quadratic + (error.size * jnp.log(2 * jnp.pi) - logdet) / 2
+        logdet = jnp.sum(jnp.broadcast_to(jnp.log(precision), jnp.shape(error)))
+    return quadratic + (jnp.size(error) * jnp.log(2 * jnp.pi) - logdet) / 2
 
 
 def largest(precision: Precision) -> Scalar:

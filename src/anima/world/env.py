@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from anima.core.errors import InputError, nearest
@@ -121,9 +120,9 @@ class Transition(NamedTuple):
     truncated: Bool[Array, "*batch"]
 
     @property
-    def ended(self) -> Bool[Given, "*batch"] | np.bool_:
+    def ended(self) -> Bool[Array, "*batch"]:
         """Whether the episode ended here, one way or the other."""
-        return self.terminated | self.truncated
+        return jnp.logical_or(self.terminated, self.truncated)
 
 
 def blank(spec: Spec, *shape: int) -> Transition:

@@ -108,7 +108,7 @@ class SynapticActor(AbstractMind):
         features = self._features(state, happened.observation)
         error, goal, value = self._judged(state, happened)
         reward = jnp.clip(error, -self.pull, self.pull)
-        drawn, ended = self._space.code(happened.action), jnp.asarray(happened.ended)
+        drawn, ended = self._space.code(happened.action), happened.ended
         synapse, traces, targets = self._reinforced(state, features, drawn, reward, ended)
         inputs = self._flat(self.senses.look(state.moments, happened.observation))
         targets = self._flat(targets)
