@@ -1,12 +1,15 @@
 """Lives do not depend on how they are cut into chunks, nor on who lives beside them."""
 
+import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from anima.agent.classic import dqn
+from anima.agent.classic import ddpg, dqn
 from anima.agent.life import lives
 from anima.core.errors import InputError
+from anima.world.env import make
 from anima.world.host import hosted
 
 THREEFRY = True  # lives side by side are to be what they are alone
@@ -66,6 +69,19 @@ def test_hosted_lives_go_on_from_a_state_as_if_never_stopped():
     np.testing.assert_array_equal(life.judge(3, 7), again.judge(3, 7))
     life.close()
     again.close()
+
+
+@pytest.mark.parametrize("open_world", [make, hosted])
+def test_each_life_is_judged_in_worlds_of_its_own(open_world):
+    world = open_world("Pendulum-v1")
+    life = lives(ddpg(world.spec, hidden=(4,)), world, [3, 4])
+    first = lambda leaf: jnp.broadcast_to(leaf[:1], leaf.shape) if jnp.ndim(leaf) else leaf
+    alive, *rest = life.state if isinstance(life.state, tuple) else (life.state,)
+    twins = eqx.tree_at(lambda alive: alive.mind, alive, jax.tree.map(first, alive.mind))
+    life.restore((twins, *rest) if rest else twins)
+    scores = life.judge(2, 1)
+    assert len(np.unique(scores.round(2))) == 4
+    life.close()
 
 
 def test_no_seed_is_refused(corridor):

@@ -102,7 +102,11 @@ class AbstractLives:
 
     @abstractmethod
     def judge(self, episodes: int, seed: int) -> np.ndarray:
-        """The returns of greedy episodes in fresh worlds, (lives, episodes)."""
+        """The returns of greedy episodes in fresh worlds, (lives, episodes).
+
+        The worlds follow from `seed` and from each life's own, so that several lives are judged
+        from more beginnings than one, and a life alone as among others.
+        """
 
     @property
     @abstractmethod
@@ -164,9 +168,9 @@ class CompiledLives(AbstractLives):
         def advance(alive, cycles):
             return _together(partial(chunk, cycles), count)((alive,))
 
-        def judge(alive, seed, episodes):
-            play = lambda alive: _play(mind, world, alive.mind, seed, episodes)
-            return _together(play, count)((alive,))
+        def judge(alive, keys, episodes):
+            play = lambda alive, key: _play(mind, world, alive.mind, key, episodes)
+            return _together(play, count)((alive, keys))
 
         self._advance = jax.jit(advance, static_argnums=1, donate_argnums=0)
         self._judge = jax.jit(judge, static_argnums=2)
@@ -187,7 +191,9 @@ class CompiledLives(AbstractLives):
         return charts, jax.tree.map(_steps, endings)
 
     def judge(self, episodes: int, seed: int) -> np.ndarray:
-        return np.asarray(self._judge(self._alive, jnp.asarray(seed, jnp.uint32), episodes))
+        shared = jax.random.fold_in(jax.random.key(seed), _JUDGED)
+        own = jax.vmap(jax.random.fold_in, (None, 0))(shared, jnp.asarray(self.seeds, jnp.uint32))
+        return np.asarray(self._judge(self._alive, own, episodes))
 
 
 class HostedLives(AbstractLives):
@@ -265,9 +271,9 @@ class HostedLives(AbstractLives):
         count = min(episodes, _MOST_SIDE_BY_SIDE)
         each = [episodes // count + (i < episodes % count) for i in range(count)]
         scores = []
-        for life in range(len(self.seeds)):
+        for life, own in enumerate(self.seeds):
             mind = self.one(life).mind
-            host = self.world.open([_fresh(seed, i) for i in range(count)])
+            host = self.world.open([_fresh(seed, own, i) for i in range(count)])
             scores.append(_play_hosted(partial(self._decide, mind), self.mind, host, each))
             host.close()
         return np.asarray(scores)
@@ -384,11 +390,8 @@ def _keys(mind: AbstractMind, alive: Alive) -> tuple[PRNGKeyArray, Keys, Key[Arr
     return keys[0], keys[1 : 1 + mind.every], keys[1 + mind.every :].reshape(shape)
 
 
-def _play(
-    mind: AbstractMind, world: AbstractWorld, state: Any, seed: Integer[Array, ""], count: int
-):
+def _play(mind: AbstractMind, world: AbstractWorld, state: Any, key: PRNGKeyArray, count: int):
     """The returns of greedy episodes in fresh compiled worlds, (count,)."""
-    key = jax.random.fold_in(jax.random.key(seed), _JUDGED)
     moments = jax.vmap(lambda key: begin(world, key))(jax.random.split(key, count))
 
     def going(loop):
@@ -424,9 +427,9 @@ def _play_hosted(decide: Any, mind: AbstractMind, host: Host, each: list[int]) -
     return [value for d, want in zip(done, each, strict=True) for value in d[:want]]
 
 
-def _fresh(seed: int, index: int) -> int:
+def _fresh(*numbers: int) -> int:
     """A seed for evaluation that no life has."""
-    return int(np.random.SeedSequence([seed, _JUDGED, index]).generate_state(1)[0])
+    return int(np.random.SeedSequence([_JUDGED, *numbers]).generate_state(1)[0])
 
 
 def _together(function: Any, count: int) -> Any:
