@@ -9,6 +9,7 @@ import json
 import sys
 from pathlib import Path
 
+from anima.run.statistics import iqm
 from benchmarks.memory_page import interval as _interval
 from benchmarks.memory_page import memory_page
 
@@ -181,8 +182,9 @@ def living_tables() -> list[str]:
         f"`{found['command']}`. Steps to a return: the median and the worst of the seeds, judged",
         "on the way by greedy episodes in fresh worlds; in brackets how many came there.",
         "",
-        "| world | model | steps to a return | asked | 100 greedy episodes at the end, IQM [95%] |",
-        "|---|---|---|---|---|",
+        "| world | model | steps to a return | asked by | IQM on the way | "
+        "100 greedy episodes at the end, IQM [95%] |",
+        "|---|---|---|---|---|---|",
     ]
     lines += [_living_row(case) for case in cases.values() if "reached" in case]
     changes = [case for case in cases.values() if "change" in case]
@@ -214,9 +216,12 @@ def _living_row(case: dict) -> str:
         cells.append(f"{float(threshold):g}: {middle} ({len(there)}/{len(steps)})")
         by = LIVING.get((case["world"], float(threshold)), {}).get(case["assigner"])
         asked.append(f"{by}" if by else "-")
+    met = {row["step"]: row["returns"] for row in case["curve"] if "returns" in row}
+    way = [f"{step}: {iqm(met[step]):.1f}" for step in case.get("asked_by", ()) if step in met]
     low, high = case["ci95"]
     return (
         f"| {case['world']} | {case['assigner']} | {'; '.join(cells)} | {'; '.join(asked)} | "
+        f"{'; '.join(way) or '-'} | "
         f"{case['return_iqm']:.1f} [{low:.1f}, {high:.1f}] after {case['steps']} |"
     )
 
