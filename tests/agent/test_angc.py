@@ -74,6 +74,14 @@ def test_the_epistemic_reward_reaches_the_actor(lived):
     assert reward.min() >= 0 and reward.max() > 0
 
 
+def test_in_the_exact_mode_credit_is_backprops(corridor):
+    life = lives(angc(corridor.spec, mode="exact", **SMALL), corridor, [0])
+    life.advance(15)
+    aligned = life.alignment()
+    for name in ("alignment", "generator_alignment"):
+        np.testing.assert_allclose(aligned[name], 1, atol=1e-5)
+
+
 def test_ablated_it_is_a_q_learner_alone(corridor):
     mind = angc(corridor.spec, epistemic=0.0, **SMALL)
     life = lives(mind, corridor, [0])

@@ -163,7 +163,8 @@ class ActiveNGC(AbstractMind):
         return Learner(circuit, self.assigner, SquaredError(), self.optimiser)
 
 
-MODES = {"local": "ngc"}
+MODES = {"local": "ngc", "exact": "fixed-prediction"}
+"""What teaches the circuits: learned error synapses, or what is backprop in all but its name."""
 
 
 def angc(
@@ -206,9 +207,11 @@ def angc(
     """An `ActiveNGC` mind for a world of discrete actions.
 
     **Arguments:** `mode`: `"local"`, both circuits learn the synapses that carry errors back, and
-    no derivative crosses a layer but a unit's own; `circuit`, arguments of `NGC.mlp` beyond those
-    agents use; `hidden`, of both circuits; `beta`, `settling`: the step and number of steps of
-    settling; `generator_rule`, `generator_rate`: as `rule` and `rate`, which are the actor's;
+    no derivative crosses a layer but a unit's own; `"exact"`, both are predictive circuits whose
+    errors come back through the same synapses with predictions held fixed, which is *exactly
+    backpropagation* (as the authors' released code is); `circuit`, arguments of `NGC.mlp`
+    (`Predictive.mlp`) beyond those agents use; `hidden`, of both circuits; `beta`, `settling`: the
+    step and number of steps of settling (in the exact mode, on what was not foreseen alone); `generator_rule`, `generator_rate`: as `rule` and `rate`, which are the actor's;
     `polyak` below 1 keeps a slow copy for targets, `double` lets the actor choose and the slow copy
     judge. The others are the fields of `ActiveNGC` and the arguments of `dqn`.
 
@@ -217,7 +220,7 @@ def angc(
     check_range("angc", 0, float("inf"), epistemic=epistemic)
     check_range("angc", 0, 1.0000001, forget=forget)
     assigner = pick("mode", mode, MODES)
-    credit = dict(solver=Euler(beta), max_steps=settling)
+    credit = dict(solver=Euler(beta), max_steps=settling) if mode == "local" else {}
     actor = dqn(
         spec,
         assigner=assigner,
