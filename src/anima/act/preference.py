@@ -28,6 +28,13 @@ def _at(index: int) -> Reading:
 
 READINGS: dict[str, dict[str, Reading]] = {
     "CartPole-v1": {"position": _at(0), "velocity": _at(1), "angle": _at(2), "spin": _at(3)},
+    "CartPoleSwingUp-v0": {
+        "position": _at(0),
+        "velocity": _at(1),
+        "cosine": _at(2),
+        "spin": _at(4),
+        "angle": lambda seen: jnp.arctan2(seen[3], seen[2]),
+    },
     "Pendulum-v1": {
         "cosine": _at(0),
         "sine": _at(1),
@@ -56,6 +63,11 @@ WISHES: dict[str, dict[str, dict[str, float]]] = {
     "Pendulum-v1": {
         "angle": {"target": 0.0, "precision": 2.0},
         "spin": {"target": 0.0, "precision": 0.2},
+    },
+    "CartPoleSwingUp-v0": {
+        "position": {"target": 0.0, "precision": 0.5},
+        "cosine": {"target": 1.0, "precision": 2.0},
+        "spin": {"target": 0.0, "precision": 0.02},
     },
     "MountainCar-v0": {"position": {"above": 0.5, "weight": 1.0}},
     "MountainCarContinuous-v0": {"position": {"above": 0.45, "weight": 1.0}},

@@ -211,9 +211,10 @@ def angc(
     errors come back through the same synapses with predictions held fixed, which is *exactly
     backpropagation* (as the authors' released code is); `circuit`, arguments of `NGC.mlp`
     (`Predictive.mlp`) beyond those agents use; `hidden`, of both circuits; `beta`, `settling`: the
-    step and number of steps of settling (in the exact mode, on what was not foreseen alone); `generator_rule`, `generator_rate`: as `rule` and `rate`, which are the actor's;
-    `polyak` below 1 keeps a slow copy for targets, `double` lets the actor choose and the slow copy
-    judge. The others are the fields of `ActiveNGC` and the arguments of `dqn`.
+    step and number of steps of settling (in the exact mode, on what was not foreseen alone);
+    `generator_rule`, `generator_rate`: as `rule` and `rate`, which are the actor's; `polyak` below
+    1 keeps a slow copy for targets, `double` lets the actor choose and the slow copy judge. The
+    others are the fields of `ActiveNGC` and the arguments of `dqn`.
 
     **Raises:** `InputError` for a world of continuous actions and for settings out of range.
     """

@@ -1,8 +1,8 @@
 """The classic-control tasks in JAX, so that a whole life compiles into one program.
 
-Each follows gymnasium's equations, constants, order of integration and order of tests: from the
-same state the same action leads to the same place (a test steps both side by side). Only the
-random numbers of a reset come from another generator.
+All but the swing-up, which is ours, follow gymnasium's equations, constants, order of integration
+and order of tests: from the same state the same action leads to the same place (a test steps both
+side by side). Only the random numbers of a reset come from another generator.
 """
 
 import dataclasses
@@ -38,17 +38,42 @@ class CartPole(AbstractWorld):
     def step(
         self, state: Float[Array, "4"], action: Array, key: PRNGKeyArray
     ) -> tuple[Float[Array, "4"], Scalar, Bool[Array, ""]]:
-        _, velocity, angle, spin = state
-        mass, pole, half, dt = 1.1, 0.1, 0.5, 0.02  # both, pole alone, half its length, seconds
-        cosine, sine = jnp.cos(angle), jnp.sin(angle)
-        force = self.motor * jnp.where(action == 1, 10.0, -10.0)
-        push = (force + pole * half * spin**2 * sine) / mass
-        inertia = half * (4 / 3 - pole * cosine**2 / mass)
-        angular = (9.8 * sine - cosine * push) / inertia
-        linear = push - pole * half * angular * cosine / mass
-        state = state + dt * jnp.stack([velocity, linear, spin, angular])
+        state = state + 0.02 * _cart_slope(state, self.motor * jnp.where(action == 1, 10.0, -10.0))
         fallen = (jnp.abs(state[0]) > 2.4) | (jnp.abs(state[2]) > 12 * 2 * math.pi / 360)
         return state, jnp.ones(()), fallen
+
+
+class CartPoleSwingUp(AbstractWorld):
+    """The cart-pole whose pole hangs at first: (1 + cos angle) / 2 (1 - (position / 2.4)^2) a step.
+
+    Ours: gymnasium has none. Equations and constants are `CartPole`'s, with any force of up to
+    10 N; an episode is 5 s long, in Runge-Kutta steps of .05 s, and ends at the ends of the rail.
+    Deisenroth and Rasmussen (2011, PILCO) learnt such a swing-up in about 11 episodes.
+
+    State: position (m), velocity, angle (rad, 0 is upright), angular velocity. Observation:
+    position, velocity, cosine, sine, angular velocity.
+    """
+
+    spec: Spec = eqx.field(
+        static=True, default=Spec("CartPoleSwingUp-v0", 5, Continuous((-10.0,), (10.0,)), 100)
+    )
+
+    def reset(self, key: PRNGKeyArray) -> Float[Array, "4"]:
+        hanging = jnp.asarray([0.0, 0.0, math.pi, 0.0])
+        return hanging + jax.random.uniform(key, (4,), minval=-0.05, maxval=0.05)
+
+    def observe(self, state: Float[Array, "4"]) -> Float[Array, "5"]:
+        position, velocity, angle, spin = state
+        return jnp.stack([position, velocity, jnp.cos(angle), jnp.sin(angle), spin])
+
+    def step(
+        self, state: Float[Array, "4"], action: Float[Array, "1"], key: PRNGKeyArray
+    ) -> tuple[Float[Array, "4"], Scalar, Bool[Array, ""]]:
+        force = jnp.clip(action[0], -10, 10)
+        state = _runge_kutta(lambda state: _cart_slope(state, force), state, 0.05)
+        away = state[0] / 2.4
+        upright = (1 + jnp.cos(state[2])) / 2
+        return state, upright * jnp.maximum(1 - away**2, 0), jnp.abs(away) > 1
 
 
 class Pendulum(AbstractWorld):
@@ -140,18 +165,36 @@ class Acrobot(AbstractWorld):
     def step(
         self, state: Float[Array, "4"], action: Array, key: PRNGKeyArray
     ) -> tuple[Float[Array, "4"], Scalar, Bool[Array, ""]]:
-        torque, dt = (action - 1).astype(state.dtype), 0.2
-        slope = lambda state: _acrobot_slope(state, torque)
-        first = slope(state)
-        second = slope(state + dt / 2 * first)
-        third = slope(state + dt / 2 * second)
-        fourth = slope(state + dt * third)
-        state = state + dt / 6 * (first + 2 * second + 2 * third + fourth)
+        torque = (action - 1).astype(state.dtype)
+        state = _runge_kutta(lambda state: _acrobot_slope(state, torque), state, 0.2)
         angles = jnp.mod(state[:2] + math.pi, 2 * math.pi) - math.pi
         fastest = jnp.asarray([4 * math.pi, 9 * math.pi], state.dtype)
         state = jnp.concatenate([angles, jnp.clip(state[2:], -fastest, fastest)])
         high = -jnp.cos(state[0]) - jnp.cos(state[0] + state[1]) > 1
         return state, jnp.where(high, 0.0, -1.0), high
+
+
+def _runge_kutta(
+    slope: Callable[[Float[Array, " n"]], Float[Array, " n"]], state: Float[Array, " n"], dt: float
+) -> Float[Array, " n"]:
+    """One step of the fourth order."""
+    first = slope(state)
+    second = slope(state + dt / 2 * first)
+    third = slope(state + dt / 2 * second)
+    fourth = slope(state + dt * third)
+    return state + dt / 6 * (first + 2 * second + 2 * third + fourth)
+
+
+def _cart_slope(state: Float[Array, "4"], force: Scalar) -> Float[Array, "4"]:
+    """d state/dt of a pole of .1 kg and 1 m on a cart of 1 kg, without friction."""
+    _, velocity, angle, spin = state
+    mass, pole, half = 1.1, 0.1, 0.5  # both, pole alone, half its length
+    cosine, sine = jnp.cos(angle), jnp.sin(angle)
+    push = (force + pole * half * spin**2 * sine) / mass
+    inertia = half * (4 / 3 - pole * cosine**2 / mass)
+    angular = (9.8 * sine - cosine * push) / inertia
+    linear = push - pole * half * angular * cosine / mass
+    return jnp.stack([velocity, linear, spin, angular])
 
 
 def _acrobot_slope(state: Float[Array, "4"], torque: Scalar) -> Float[Array, "4"]:
@@ -184,6 +227,9 @@ CLASSIC: dict[str, Callable[[], AbstractWorld]] = {
     world.spec.name: world
     for world in (CartPole, Pendulum, MountainCar, MountainCarContinuous, Acrobot)
 }
+"""Those that gymnasium has as well."""
+
+COMPILED = CLASSIC | {CartPoleSwingUp.spec.name: CartPoleSwingUp}
 
 
 def altered(name: str, physics: Mapping[str, float]) -> AbstractWorld:
@@ -192,11 +238,11 @@ def altered(name: str, physics: Mapping[str, float]) -> AbstractWorld:
 
     **Raises:** `InputError` for a world that does not compile here, or has no such constant.
     """
-    if name not in CLASSIC:
+    if name not in COMPILED:
         raise InputError(
-            f"the physics of {name!r} cannot be changed here: {nearest(name, CLASSIC)}"
+            f"the physics of {name!r} cannot be changed here: {nearest(name, COMPILED)}"
         )
-    usual = CLASSIC[name]()
+    usual = COMPILED[name]()
     known = [field.name for field in dataclasses.fields(usual) if field.name != "spec"]
     for key in physics:
         if key not in known:

@@ -239,7 +239,7 @@ def make(name: str) -> Any:
 
     **Raises:** `InputError` for an unknown name, or spaces that no circuit here can read.
     """
-    from anima.world.classic import CLASSIC
+    from anima.world.classic import COMPILED
     from anima.world.host import hosted, registered
 
     source, _, rest = name.partition(":")
@@ -247,13 +247,13 @@ def make(name: str) -> Any:
         return hosted(rest)
     if source == "gymnax" and rest:
         return _gymnax(rest)
-    if name in CLASSIC:
-        return CLASSIC[name]()
+    if name in COMPILED:
+        return COMPILED[name]()
     if name in registered() or ":" in name or "/" in name:
         return hosted(name)
     if name in gymnax_names():
         return _gymnax(name)
-    known = {*CLASSIC, *registered(), *gymnax_names()}
+    known = {*COMPILED, *registered(), *gymnax_names()}
     raise InputError(f"unknown environment {name!r}: {_hint(name, known)}")
 
 
