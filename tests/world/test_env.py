@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from anima.core.errors import InputError
-from anima.world.classic import CLASSIC, CartPole, Pendulum
+from anima.world.classic import CLASSIC, CartPole, CartPoleSwingUp, Pendulum
 from anima.world.env import Continuous, Discrete, Moments, begin, make, proceed
 from anima.world.host import hosted
 
@@ -46,6 +46,38 @@ def test_a_compiled_world_is_gymnasiums_step_for_step(name):
                 over, age = terminated or truncated, age + 1
             assert not truncated or age == world.spec.limit
     assert hosted(name).spec == world.spec
+
+
+def test_the_swing_up_keeps_energy_but_for_the_work_of_the_force():
+    """E = 1/2 1.1 v^2 + .05 v w cos a + 1/2 (.1 / 3) w^2 + .49 cos a; dE = force dx."""
+    world = CartPoleSwingUp()
+    advance = jax.jit(lambda state, force: world.step(state, force, jax.random.key(0)))
+
+    def energy(state):
+        _, v, a, w = np.asarray(state)
+        return 0.55 * v**2 + 0.05 * v * w * np.cos(a) + 0.1 / 6 * w**2 + 0.49 * np.cos(a)
+
+    with jax.enable_x64(True):
+        for force in (0.0, 0.5, -0.5):
+            state = before = jnp.asarray([0.0, 0.0, 0.9 * np.pi, 2.0])
+            for _ in range(60):
+                state, reward, ended = advance(state, jnp.asarray([force]))
+                assert 0 <= reward <= 1 and bool(ended) == (abs(state[0]) > 2.4)
+            work = force * (state[0] - before[0])
+            np.testing.assert_allclose(energy(state) - energy(before), work, atol=2e-4)
+        _, reward, ended = advance(jnp.asarray([2.3, 5.0, 0.0, 0.0]), jnp.asarray([0.0]))
+        assert ended and reward == 0
+
+
+def test_the_swing_up_moves_as_the_cart_pole_does():
+    """Near the top a step of .05 s under a constant push, beside .02 s steps made very small."""
+    balance, swing = CartPole(), CartPoleSwingUp()
+    with jax.enable_x64(True):
+        state = jnp.asarray([0.1, -0.2, 0.05, 0.3])
+        small, _, _ = balance.step(state, jnp.asarray(1), jax.random.key(0))
+        slope = (small - state) / 0.02
+        moved, _, _ = swing.step(state, jnp.asarray([10.0]), jax.random.key(0))
+        np.testing.assert_allclose((moved - state) / 0.05, slope, atol=0.4, rtol=0.1)
 
 
 def test_an_episode_that_terminates_begins_again_and_keeps_its_last_observation():
