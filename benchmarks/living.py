@@ -44,6 +44,7 @@ JUDGE_SEED = 20_000
 WORLDS: dict[str, tuple[tuple[float, ...], tuple[int, ...], int, int]] = {
     "CartPole-v1": ((500.0,), (250, 400), 25, 5),
     "Pendulum-v1": ((-200.0, -160.0), (500, 3000), 250, 20),
+    "CartPoleSwingUp-v0": ((70.0,), (1100,), 100, 10),
     "MountainCar-v0": ((-110.0,), (4000,), 500, 10),
     "MountainCarContinuous-v0": ((90.0,), (6000,), 500, 10),
     "Acrobot-v1": ((-100.0,), (5000,), 500, 10),

@@ -80,6 +80,29 @@ def test_the_swing_up_moves_as_the_cart_pole_does():
         np.testing.assert_allclose((moved - state) / 0.05, slope, atol=0.4, rtol=0.1)
 
 
+def test_our_own_worlds_are_gymnasiums_too():
+    world, theirs = make("CartPoleSwingUp-v0"), hosted("CartPoleSwingUp-v0")
+    assert theirs.spec == world.spec
+    environment = gymnasium.make("CartPoleSwingUp-v0", render_mode="rgb_array")
+    seen, _ = environment.reset(seed=3)
+    np.testing.assert_allclose(seen[2], -1, atol=0.01)
+    np.testing.assert_array_equal(seen, environment.reset(seed=3)[0])
+    state = environment.unwrapped.state
+    for push in (3.0, -30.0):  # beyond the box it is the nearest that moves the cart
+        seen, reward, *_ = environment.step(np.asarray([push], np.float32))
+        state, want, _ = world.step(state, jnp.asarray([push]), jax.random.key(0))
+        np.testing.assert_allclose(seen, world.observe(state), rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(reward, want, atol=1e-6)
+    still = environment.render()
+    for _ in range(5):
+        environment.step(np.asarray([10.0], np.float32))
+    assert still.shape == (280, 480, 3) and (environment.render() != still).any()
+    for _ in range(93):
+        *_, truncated, _ = environment.step(np.asarray([0.0], np.float32))
+    assert truncated
+    environment.close()
+
+
 def test_an_episode_that_terminates_begins_again_and_keeps_its_last_observation():
     world = CLASSIC["CartPole-v1"]()
     moment = begin(world, jax.random.key(0))

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from anima.core.errors import InputError, nearest
@@ -74,6 +75,13 @@ class CartPoleSwingUp(AbstractWorld):
         away = state[0] / 2.4
         upright = (1 + jnp.cos(state[2])) / 2
         return state, upright * jnp.maximum(1 - away**2, 0), jnp.abs(away) > 1
+
+    def sketch(self, state: Float[np.ndarray, "4"]) -> list[tuple[list[tuple[float, float]], str]]:
+        """Rail, cart and pole as lines (m) and their colours, to be drawn."""
+        x, angle = float(state[0]), float(state[2])
+        cart = [(x - 0.2, -0.1), (x - 0.2, 0.1), (x + 0.2, 0.1), (x + 0.2, -0.1), (x - 0.2, -0.1)]
+        pole = [(x, 0.0), (x + math.sin(angle), math.cos(angle))]
+        return [([(-2.4, 0.0), (2.4, 0.0)], "silver"), (cart, "black"), (pole, "chocolate")]
 
 
 class Pendulum(AbstractWorld):
@@ -229,7 +237,10 @@ CLASSIC: dict[str, Callable[[], AbstractWorld]] = {
 }
 """Those that gymnasium has as well."""
 
-COMPILED = CLASSIC | {CartPoleSwingUp.spec.name: CartPoleSwingUp}
+OURS = {CartPoleSwingUp.spec.name: CartPoleSwingUp}
+"""Those that it has not, until `anima.world.export` offers them."""
+
+COMPILED = CLASSIC | OURS
 
 
 def altered(name: str, physics: Mapping[str, float]) -> AbstractWorld:

@@ -35,9 +35,12 @@ class Hosted:
 
 
 def registered() -> list[str]:
-    """All names in gymnasium's registry."""
+    """All names in gymnasium's registry, those of our own worlds among them."""
     import gymnasium
 
+    from anima.world.export import offer
+
+    offer()
     return list(gymnasium.registry)
 
 
@@ -60,6 +63,9 @@ def build(name: str, **arguments: Any) -> Any:
     """A gymnasium environment, in silence; raises `InputError` if that fails."""
     import gymnasium
 
+    from anima.world.export import offer
+
+    offer()
     with _silence(), _blame(name, "be made"):
         try:
             return gymnasium.make(name, disable_env_checker=True, **arguments)

@@ -1,0 +1,83 @@
+"""Our own compiled worlds, offered to gymnasium: others' agents can live there, and films be made.
+
+>>> from anima.world.export import offer
+>>> offer()
+>>> gymnasium.make("CartPoleSwingUp-v0", render_mode="rgb_array")
+"""
+
+from typing import Any
+
+import gymnasium
+import jax
+import numpy as np
+
+from anima.world.classic import OURS
+from anima.world.env import AbstractWorld, ActionSpace, Discrete
+
+WIDTH, HEIGHT, METRES, LINE = 480, 280, 5.2, 5
+
+
+class Exported(gymnasium.Env):
+    """One of `OURS`, stepped on the host: the same equations, compiled one step at a time.
+
+    **Arguments:** `name`; `render_mode`, `"rgb_array"` or `None`.
+    """
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 20}  # noqa: RUF012 (gymnasium's)
+
+    def __init__(self, name: str, render_mode: str | None = None):
+        self.world: AbstractWorld = OURS[name]()
+        self.render_mode = render_mode
+        self.action_space = _space(self.world.spec.action)
+        shape = (self.world.spec.observation,)
+        self.observation_space = gymnasium.spaces.Box(-np.inf, np.inf, shape, np.float32)
+        self._step, self._reset = jax.jit(self.world.step), jax.jit(self.world.reset)
+        self._see, self._key = jax.jit(self.world.observe), jax.random.key(0)
+        self.state: Any = None
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None):
+        super().reset(seed=seed)
+        self._key = jax.random.key(int(self.np_random.integers(2**31)))
+        self.state = self._reset(self._key)
+        return self._seen(), {}
+
+    def step(self, action: Any):
+        self._key, now = jax.random.split(self._key)
+        self.state, reward, ended = self._step(self.state, np.asarray(action), now)
+        return self._seen(), float(reward), bool(ended), False, {}
+
+    def render(self) -> np.ndarray | None:
+        """A picture of where it stands, (height, width, 3), if it was made to draw itself."""
+        if self.render_mode is None:
+            return None
+        from PIL import Image, ImageDraw
+
+        scale = WIDTH / METRES
+        image = Image.new("RGB", (WIDTH, HEIGHT), "white")
+        draw = ImageDraw.Draw(image)
+        for points, colour in self.world.sketch(np.asarray(self.state)):  # type: ignore[attr-defined]
+            dots = [(WIDTH / 2 + scale * x, HEIGHT / 2 - scale * y) for x, y in points]
+            draw.line(dots, fill=colour, width=LINE, joint="curve")
+        return np.asarray(image)
+
+    def _seen(self) -> np.ndarray:
+        return np.asarray(self._see(self.state), np.float32)
+
+
+def _space(action: ActionSpace) -> gymnasium.Space:
+    if isinstance(action, Discrete):
+        return gymnasium.spaces.Discrete(action.n)
+    return gymnasium.spaces.Box(np.asarray(action.low, "f4"), np.asarray(action.high, "f4"))
+
+
+def offer() -> None:
+    """Enters our worlds in gymnasium's registry."""
+    for name, world in OURS.items():
+        if name not in gymnasium.registry:
+            gymnasium.register(
+                id=name,
+                entry_point="anima.world.export:Exported",
+                kwargs={"name": name},
+                max_episode_steps=world.spec.limit,
+                disable_env_checker=True,
+            )
