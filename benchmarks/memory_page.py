@@ -79,10 +79,11 @@ def memory_page(results: Path) -> str:
 
 
 def interval(found: dict, form: str = "{:.2f}%") -> str:
-    """IQM [low, high]."""
-    low, high = found.get("ci95", (found["iqm"], found["iqm"]))
-    plain = form.rstrip("%")
-    return f"{form.format(found['iqm'])} [{plain.format(low)}, {plain.format(high)}]"
+    """IQM [low, high]; of a single seed nothing is known but itself."""
+    if "ci95" not in found:
+        return form.format(found["iqm"])
+    low, high = map(form.rstrip("%").format, found["ci95"])
+    return f"{form.format(found['iqm'])} [{low}, {high}]"
 
 
 def dream_table(results: Path) -> list[str]:
