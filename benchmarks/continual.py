@@ -257,9 +257,11 @@ def command(name: str) -> str:
     for word in told:
         if word in ("--data-dir", "--out"):
             next(told)
-        else:
+        if word == "--data-dir":
+            said += [word, "DIR"]
+        elif word != "--out":
             said.append(word)
-    return " ".join([*said, "--data-dir DIR"])
+    return " ".join(said)
 
 
 METHODS = ("dreams", "naive", "buffer", "twin", "joint", "surprise", "random")

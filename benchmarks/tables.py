@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 from anima.run.statistics import iqm
+from benchmarks.living import asked_by
 from benchmarks.memory_page import interval as _interval
 from benchmarks.memory_page import memory_page
 
@@ -164,14 +165,6 @@ def cost_table() -> list[str]:
     return lines
 
 
-LIVING = {
-    ("CartPole-v1", 500.0): {"fixed-prediction": 250, "eqprop": 400},
-    ("Pendulum-v1", -200.0): {"fixed-prediction": 500},
-    ("Pendulum-v1", -160.0): {"fixed-prediction": 3000},
-}
-"""By when the living agent is asked to have reached a return: (world, return) -> model -> step."""
-
-
 def living_tables() -> list[str]:
     """Steps to solve a task from scratch, what a change of physics costs, and the speed."""
     found = read(RESULTS / "living.json")
@@ -179,8 +172,8 @@ def living_tables() -> list[str]:
         return []
     cases = found["cases"]
     lines = [
-        f"`{found['command']}`. Steps to a return: the median and the worst of the seeds, judged",
-        "on the way by greedy episodes in fresh worlds; in brackets how many came there.",
+        f"`{found['command']}`. Steps to a return: the median and the worst of the seeds that came",
+        "there, judged on the way by greedy episodes in fresh worlds; in brackets how many did.",
         "",
         "| world | model | steps to a return | asked by | IQM on the way | "
         "100 greedy episodes at the end, IQM [95%] |",
@@ -209,19 +202,18 @@ def living_tables() -> list[str]:
 
 
 def _living_row(case: dict) -> str:
-    cells, asked = [], []
+    cells, asked = [], {}
     for threshold, steps in case["reached"].items():
         there = sorted(step for step in steps if step is not None)
         middle = f"{there[len(there) // 2]}, {there[-1]}" if there else "-"
         cells.append(f"{float(threshold):g}: {middle} ({len(there)}/{len(steps)})")
-        by = LIVING.get((case["world"], float(threshold)), {}).get(case["assigner"])
-        asked.append(f"{by}" if by else "-")
+        asked[threshold] = asked_by(case["world"], float(threshold), case["assigner"])
     met = {row["step"]: row["returns"] for row in case["curve"] if "returns" in row}
-    way = [f"{step}: {iqm(met[step]):.1f}" for step in case.get("asked_by", ()) if step in met]
+    way = [f"{step}: {iqm(met[step]):.1f}" for step in asked.values() if step in met]
     low, high = case["ci95"]
     return (
-        f"| {case['world']} | {case['assigner']} | {'; '.join(cells)} | {'; '.join(asked)} | "
-        f"{'; '.join(way) or '-'} | "
+        f"| {case['world']} | {case['assigner']} | {'; '.join(cells)} | "
+        f"{'; '.join(str(step or '-') for step in asked.values())} | {'; '.join(way) or '-'} | "
         f"{case['return_iqm']:.1f} [{low:.1f}, {high:.1f}] after {case['steps']} |"
     )
 

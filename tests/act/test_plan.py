@@ -18,7 +18,7 @@ from anima.act.plan import (
 )
 from anima.act.preference import WISHES, preference
 from anima.core.errors import InputError
-from anima.world.classic import CLASSIC
+from anima.world.classic import COMPILED
 from anima.world.env import Continuous, Discrete, Spec
 
 BOX = Continuous((-1.0,), (1.0,))
@@ -197,7 +197,7 @@ def test_the_tasks_own_preferences_are_what_their_worlds_reward():
     want = angle**2 + 0.1 * spin**2 + 0.001 * torque**2
     np.testing.assert_allclose(wish(jnp.asarray([torque / 2]), seen), want, rtol=1e-6)
     for name, wishes in WISHES.items():
-        spec = CLASSIC[name]().spec
+        spec = COMPILED[name]().spec
         energy = preference(spec, wishes)(jnp.zeros(1), jnp.zeros(spec.observation))
         assert np.isfinite(energy)
 

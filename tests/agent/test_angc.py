@@ -74,8 +74,9 @@ def test_the_epistemic_reward_reaches_the_actor(lived):
     assert reward.min() >= 0 and reward.max() > 0
 
 
-def test_in_the_exact_mode_credit_is_backprops(corridor):
-    life = lives(angc(corridor.spec, mode="exact", **SMALL), corridor, [0])
+def test_in_the_exact_form_credit_is_backprops(corridor):
+    deep = SMALL | dict(hidden=(6,) * 6)
+    life = lives(angc(corridor.spec, assigner="fixed-prediction", **deep), corridor, [0])
     life.advance(15)
     aligned = life.alignment()
     for name in ("alignment", "generator_alignment"):
@@ -97,7 +98,8 @@ def test_ablated_it_is_a_q_learner_alone(corridor):
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        (dict(mode="locl"), "unknown mode"),
+        (dict(assigner="ncg"), "unknown assigner"),
+        (dict(assigner="eqprop"), "without error units"),
         (dict(epistemic=-1.0), "epistemic is -1"),
         (dict(forget=2.0), "forget is 2"),
     ],

@@ -22,6 +22,7 @@ from anima import (
     trace,
 )
 from anima.circuit.graph import AbstractSynapse, Dense, Node
+from anima.settle.settle import walk
 
 SIZES = [3, 5, 4, 2]
 SOLVERS = [Euler(0.2), Momentum(0.1, 0.5), EvenOdd(), Anderson(EvenOdd())]
@@ -112,6 +113,20 @@ def test_trace_agrees_with_settle_step_by_step(solver, getkey):
         jax.tree.map(same, path.state, found.state)
         same(path.energy, found.energy)
         same(path.residual, found.residual)
+
+
+def test_a_walk_is_a_trace_looked_at_from_its_end(getkey):
+    circuit, clamp = Predictive.mlp(SIZES, key=getkey()), question(getkey) | {"output": TARGET}
+    how = dict(solver=EvenOdd(), steps=4)
+    whole = eqx.filter_jit(partial(trace, **how))(circuit, clamp)
+    path, last = eqx.filter_jit(partial(walk, **how))(circuit, clamp)
+    assert set(path) == {"h1", "h2"} and int(last.steps) == 4
+    for name, way in path.items():
+        np.testing.assert_array_equal(way, whole.state[name])
+    same = lambda a, b: np.testing.assert_allclose(a, b[-1], rtol=1e-12)
+    jax.tree.map(
+        same, (last.state, last.energy, last.residual), (whole.state, whole.energy, whole.residual)
+    )
 
 
 def test_the_start_may_be_given_and_the_clamp_wins(getkey):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from anima.core.errors import InputError
-from anima.world.classic import CLASSIC, CartPole, CartPoleSwingUp, Pendulum
+from anima.world.classic import CLASSIC, CartPoleSwingUp, Pendulum
 from anima.world.env import Continuous, Discrete, Moments, begin, make, proceed
 from anima.world.host import hosted
 
@@ -70,14 +70,19 @@ def test_the_swing_up_keeps_energy_but_for_the_work_of_the_force():
 
 
 def test_the_swing_up_moves_as_the_cart_pole_does():
-    """Near the top a step of .05 s under a constant push, beside .02 s steps made very small."""
-    balance, swing = CartPole(), CartPoleSwingUp()
+    """One step of .05 s under a constant push, beside gymnasium's cart-pole in very small ones."""
+    theirs = gymnasium.make("CartPole-v1").unwrapped
+    theirs.reset(seed=0)
+    theirs.tau = 1e-4
+    start = np.array([0.1, -0.2, 0.05, 0.3])
     with jax.enable_x64(True):
-        state = jnp.asarray([0.1, -0.2, 0.05, 0.3])
-        small, _, _ = balance.step(state, jnp.asarray(1), jax.random.key(0))
-        slope = (small - state) / 0.02
-        moved, _, _ = swing.step(state, jnp.asarray([10.0]), jax.random.key(0))
-        np.testing.assert_allclose((moved - state) / 0.05, slope, atol=0.4, rtol=0.1)
+        for push in (0, 1):
+            theirs.state = start.copy()
+            for _ in range(500):
+                theirs.step(push)
+            force = jnp.asarray([20.0 * push - 10.0])
+            moved, *_ = CartPoleSwingUp().step(jnp.asarray(start), force, jax.random.key(0))
+            np.testing.assert_allclose(moved, theirs.state, atol=1e-3)
 
 
 def test_our_own_worlds_are_gymnasiums_too():
@@ -89,17 +94,22 @@ def test_our_own_worlds_are_gymnasiums_too():
     np.testing.assert_array_equal(seen, environment.reset(seed=3)[0])
     state = environment.unwrapped.state
     for push in (3.0, -30.0):  # beyond the box it is the nearest that moves the cart
-        seen, reward, *_ = environment.step(np.asarray([push], np.float32))
+        seen, reward, fallen, *_ = environment.step(np.asarray([push], np.float32))
         state, want, _ = world.step(state, jnp.asarray([push]), jax.random.key(0))
         np.testing.assert_allclose(seen, world.observe(state), rtol=1e-5, atol=1e-6)
         np.testing.assert_allclose(reward, want, atol=1e-6)
+        assert not fallen
     still = environment.render()
     for _ in range(5):
         environment.step(np.asarray([10.0], np.float32))
     assert still.shape == (280, 480, 3) and (environment.render() != still).any()
-    for _ in range(93):
-        *_, truncated, _ = environment.step(np.asarray([0.0], np.float32))
-    assert truncated
+    while not fallen:
+        _, _, fallen, truncated, _ = environment.step(np.asarray([10.0], np.float32))
+        assert fallen == (abs(environment.unwrapped.state[0]) > 2.4) and not truncated
+    environment.reset(seed=4)
+    for age in range(1, 101):
+        _, _, fallen, truncated, _ = environment.step(np.asarray([0.0], np.float32))
+        assert not fallen and truncated == (age == 100)
     environment.close()
 
 

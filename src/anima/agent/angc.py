@@ -26,7 +26,7 @@ from anima.agent.classic import QLearning, QState, dqn
 from anima.agent.faculty import Faculty
 from anima.agent.mind import AbstractMind, Chart, alignment, only_if
 from anima.circuit.circuit import AbstractCircuit
-from anima.core.errors import check_range, pick
+from anima.core.errors import InputError, check_range
 from anima.core.types import Scalar
 from anima.learn.assigners import AbstractAssigner
 from anima.learn.costs import SquaredError
@@ -163,14 +163,11 @@ class ActiveNGC(AbstractMind):
         return Learner(circuit, self.assigner, SquaredError(), self.optimiser)
 
 
-MODES = {"local": "ngc", "exact": "fixed-prediction"}
-"""What teaches the circuits: learned error synapses, or what is backprop in all but its name."""
-
-
 def angc(
     spec: Spec,
     *,
-    mode: str = "local",
+    assigner: str | AbstractAssigner = "ngc",
+    credit: dict[str, Any] | None = None,
     circuit: dict[str, Any] | None = None,
     hidden: Sequence[int] = (256, 128),
     beta: float = 0.1,
@@ -206,22 +203,21 @@ def angc(
 ) -> ActiveNGC:
     """An `ActiveNGC` mind for a world of discrete actions.
 
-    **Arguments:** `mode`: `"local"`, both circuits learn the synapses that carry errors back, and
-    no derivative crosses a layer but a unit's own; `"exact"`, both are predictive circuits whose
-    errors come back through the same synapses with predictions held fixed, which is *exactly
-    backpropagation* (as the authors' released code is); `circuit`, arguments of `NGC.mlp`
-    (`Predictive.mlp`) beyond those agents use; `hidden`, of both circuits; `beta`, `settling`: the
-    step and number of steps of settling (in the exact mode, on what was not foreseen alone);
-    `generator_rule`, `generator_rate`: as `rule` and `rate`, which are the actor's; `polyak` below
-    1 keeps a slow copy for targets, `double` lets the actor choose and the slow copy judge. The
-    others are the fields of `ActiveNGC` and the arguments of `dqn`.
+    **Arguments:** `assigner`, `credit`, `circuit`: what teaches both circuits, as for `dqn`.
+    `"ngc"` is the local form: the synapses that carry errors back are learnt, and no derivative
+    crosses a layer but a unit's own. `"fixed-prediction"` is the exact form: errors come back
+    through the same synapses with predictions held, which is *exactly backpropagation*, as the
+    authors' released code is. `hidden`, of both circuits; `beta`, `settling`: the step and number
+    of steps in which the generator settles on what it failed to foresee; `generator_rule`,
+    `generator_rate`: as `rule` and `rate`, which are the actor's; `polyak` below 1 keeps a slow
+    copy for targets, `double` lets the actor choose and the slow copy judge. The others are the
+    fields of `ActiveNGC` and the arguments of `dqn`.
 
-    **Raises:** `InputError` for a world of continuous actions and for settings out of range.
+    **Raises:** `InputError` for a world of continuous actions, an assigner whose circuits have no
+    errors, and for settings out of range.
     """
     check_range("angc", 0, float("inf"), epistemic=epistemic)
     check_range("angc", 0, 1.0000001, forget=forget)
-    assigner = pick("mode", mode, MODES)
-    credit = dict(solver=Euler(beta), max_steps=settling) if mode == "local" else {}
     actor = dqn(
         spec,
         assigner=assigner,
@@ -266,6 +262,11 @@ def angc(
         frobenius=frobenius,
         per_epoch=max(steps - warmup, 1) * updates // (every * worlds),
     )
+    if not hasattr(generator.draw(jax.random.key(0)), "errors"):
+        raise InputError(
+            f"angc: {assigner} teaches circuits without error units, so nothing tells what was not "
+            "foreseen: use ngc, predictive, fixed-prediction, zil or backprop"
+        )
     return ActiveNGC(
         spec=spec,
         every=every,

@@ -52,7 +52,7 @@ _PHASES = dict(
 
 FORMS: dict[str, Form] = {
     "backprop": Form(Predictive.mlp, _TANH, Backprop, {}),
-    "fixed-prediction": Form(Predictive.mlp, _TANH, FixedPrediction, dict(max_steps=4)),
+    "fixed-prediction": Form(Predictive.mlp, _TANH, FixedPrediction, {}),
     "predictive": Form(Predictive.mlp, _TANH, PredictiveCoding, _FORCED),
     "zil": Form(Predictive.mlp, _TANH, ZIL, {}),
     "ngc": Form(NGC.mlp, _ERROR_SYNAPSES, NGCRule, _SETTLING),

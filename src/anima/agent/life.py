@@ -136,6 +136,12 @@ class AbstractLives:
         """Gives back what the worlds hold."""
         return None
 
+    def _judged_by(self, seed: int) -> Key[Array, " lives"]:
+        """The key of each life's judgement: of its fresh worlds and of how it thinks in them."""
+        shared = jax.random.fold_in(jax.random.key(seed), _JUDGED)
+        own = jnp.asarray(self.seeds, jnp.uint32)
+        return jax.vmap(jax.random.fold_in, (None, 0))(shared, own)
+
 
 def lives(mind: AbstractMind, world: AbstractWorld | Hosted, seeds: Sequence[int]) -> AbstractLives:
     """The lives of a mind in a world, one per seed; raises `InputError` if there is no seed."""
@@ -191,9 +197,7 @@ class CompiledLives(AbstractLives):
         return charts, jax.tree.map(_steps, endings)
 
     def judge(self, episodes: int, seed: int) -> np.ndarray:
-        shared = jax.random.fold_in(jax.random.key(seed), _JUDGED)
-        own = jax.vmap(jax.random.fold_in, (None, 0))(shared, jnp.asarray(self.seeds, jnp.uint32))
-        return np.asarray(self._judge(self._alive, own, episodes))
+        return np.asarray(self._judge(self._alive, self._judged_by(seed), episodes))
 
 
 class HostedLives(AbstractLives):
@@ -271,10 +275,11 @@ class HostedLives(AbstractLives):
         count = min(episodes, _MOST_SIDE_BY_SIDE)
         each = [episodes // count + (i < episodes % count) for i in range(count)]
         scores = []
-        for life, own in enumerate(self.seeds):
+        for life, key in enumerate(self._judged_by(seed)):
             mind = self.one(life).mind
-            host = self.world.open([_fresh(seed, own, i) for i in range(count)])
-            scores.append(_play_hosted(partial(self._decide, mind), self.mind, host, each))
+            seeds = jax.random.bits(key, (count,), jnp.uint32)
+            host = self.world.open([int(seed) for seed in seeds])
+            scores.append(_play_hosted(partial(self._decide, mind), self.mind, host, each, key))
             host.close()
         return np.asarray(scores)
 
@@ -412,24 +417,21 @@ def _play(mind: AbstractMind, world: AbstractWorld, state: Any, key: PRNGKeyArra
     return jax.lax.while_loop(going, step, start)[1]
 
 
-def _play_hosted(decide: Any, mind: AbstractMind, host: Host, each: list[int]) -> list[float]:
+def _play_hosted(
+    decide: Any, mind: AbstractMind, host: Host, each: list[int], key: PRNGKeyArray
+) -> list[float]:
     """The returns of so many greedy episodes in each hosted world."""
     done: list[list[float]] = [[] for _ in each]
-    score, thoughts, key = np.zeros(len(each)), afresh(mind, len(each)), jax.random.key(_JUDGED)
+    score, thoughts = np.zeros(len(each)), afresh(mind, len(each))
     while any(len(d) < want for d, want in zip(done, each, strict=True)):
         key, now = jax.random.split(key)
         action, thoughts = decide(thoughts, host.observation, host.begun, now, explore=False)
         happened = host.step(np.asarray(action))
         score += happened.reward
-        for i in np.flatnonzero(happened.ended):
+        for i in np.flatnonzero(host.begun):
             done[i].append(float(score[i]))
             score[i] = 0
     return [value for d, want in zip(done, each, strict=True) for value in d[:want]]
-
-
-def _fresh(*numbers: int) -> int:
-    """A seed for evaluation that no life has."""
-    return int(np.random.SeedSequence([_JUDGED, *numbers]).generate_state(1)[0])
 
 
 def _together(function: Any, count: int) -> Any:

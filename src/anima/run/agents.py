@@ -165,15 +165,10 @@ def _agent(table: Table) -> Table:
     recipe = pick("agent.name", name, AGENTS).recipe
     found = configs.arguments("agent", recipe, rest, skip=("spec", "steps"), also=("name",))
     found = {key: value for key, value in found.items() if value is not None}
-    if "assigner" in found:
-        form = pick("agent.assigner", found["assigner"], FORMS)
-        given = dict(form.credit) | found.get("credit", {})
-        found["credit"] = configs.arguments("agent.credit", form.assigner, given)
-        found["circuit"] = _circuit(form.build, dict(form.circuit) | found.get("circuit", {}))
-    else:
-        found["circuit"] = _circuit(
-            FORMS["ngc"].build, dict(FORMS["ngc"].circuit) | found.get("circuit", {})
-        )
+    form = pick("agent.assigner", found["assigner"], FORMS)
+    given = dict(form.credit) | found.get("credit", {})
+    found["credit"] = configs.arguments("agent.credit", form.assigner, given)
+    found["circuit"] = _circuit(form.build, dict(form.circuit) | found.get("circuit", {}))
     return {"name": name} | found | _imagining(found)
 
 

@@ -288,7 +288,7 @@ def result(path: Path, living: Living, scores: np.ndarray, seconds: float) -> di
         "seeds": len(living.seeds),
         "environment": living.config.world["name"],
         "agent": agent["name"],
-        "assigner": agent.get("assigner", agent.get("mode")),
+        "assigner": agent.get("assigner"),
         "return_mean": float(scores.mean()),
         "return_iqm": iqm(scores.mean(1) if len(scores) > 1 else scores),
         "ci95": list(interval(scores)),

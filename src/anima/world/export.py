@@ -1,18 +1,22 @@
 """Our own compiled worlds, offered to gymnasium: others' agents can live there, and films be made.
 
+>>> import gymnasium
 >>> from anima.world.export import offer
 >>> offer()
 >>> gymnasium.make("CartPoleSwingUp-v0", render_mode="rgb_array")
 """
 
+from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import gymnasium
 import jax
 import numpy as np
+from jaxtyping import PRNGKeyArray
 
-from anima.world.classic import OURS
-from anima.world.env import AbstractWorld, ActionSpace, Discrete
+from anima.world.classic import OURS, CartPoleSwingUp
+from anima.world.env import ActionSpace, Discrete
 
 WIDTH, HEIGHT, METRES, LINE = 480, 280, 5.2, 5
 
@@ -26,25 +30,23 @@ class Exported(gymnasium.Env):
     metadata = {"render_modes": ["rgb_array"], "render_fps": 20}  # noqa: RUF012 (gymnasium's)
 
     def __init__(self, name: str, render_mode: str | None = None):
-        self.world: AbstractWorld = OURS[name]()
+        self.world, self._reset, self._step = _compiled(name)
         self.render_mode = render_mode
         self.action_space = _space(self.world.spec.action)
         shape = (self.world.spec.observation,)
         self.observation_space = gymnasium.spaces.Box(-np.inf, np.inf, shape, np.float32)
-        self._step, self._reset = jax.jit(self.world.step), jax.jit(self.world.reset)
-        self._see, self._key = jax.jit(self.world.observe), jax.random.key(0)
         self.state: Any = None
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None):
         super().reset(seed=seed)
-        self._key = jax.random.key(int(self.np_random.integers(2**31)))
-        self.state = self._reset(self._key)
-        return self._seen(), {}
+        begin, self._key = jax.random.split(jax.random.key(int(self.np_random.integers(2**31))))
+        self.state, seen = self._reset(begin)
+        return np.asarray(seen, np.float32), {}
 
     def step(self, action: Any):
         self._key, now = jax.random.split(self._key)
-        self.state, reward, ended = self._step(self.state, np.asarray(action), now)
-        return self._seen(), float(reward), bool(ended), False, {}
+        self.state, seen, reward, ended = self._step(self.state, np.asarray(action), now)
+        return np.asarray(seen, np.float32), float(reward), bool(ended), False, {}
 
     def render(self) -> np.ndarray | None:
         """A picture of where it stands, (height, width, 3), if it was made to draw itself."""
@@ -55,19 +57,10 @@ class Exported(gymnasium.Env):
         scale = WIDTH / METRES
         image = Image.new("RGB", (WIDTH, HEIGHT), "white")
         draw = ImageDraw.Draw(image)
-        for points, colour in self.world.sketch(np.asarray(self.state)):  # type: ignore[attr-defined]
+        for points, colour in self.world.sketch(np.asarray(self.state)):
             dots = [(WIDTH / 2 + scale * x, HEIGHT / 2 - scale * y) for x, y in points]
             draw.line(dots, fill=colour, width=LINE, joint="curve")
         return np.asarray(image)
-
-    def _seen(self) -> np.ndarray:
-        return np.asarray(self._see(self.state), np.float32)
-
-
-def _space(action: ActionSpace) -> gymnasium.Space:
-    if isinstance(action, Discrete):
-        return gymnasium.spaces.Discrete(action.n)
-    return gymnasium.spaces.Box(np.asarray(action.low, "f4"), np.asarray(action.high, "f4"))
 
 
 def offer() -> None:
@@ -81,3 +74,25 @@ def offer() -> None:
                 max_episode_steps=world.spec.limit,
                 disable_env_checker=True,
             )
+
+
+@cache
+def _compiled(name: str) -> tuple[CartPoleSwingUp, Callable, Callable]:
+    """A world, and its beginning and its step with what is then seen: compiled once for all."""
+    world = OURS[name]()
+
+    def begin(key: PRNGKeyArray):
+        state = world.reset(key)
+        return state, world.observe(state)
+
+    def move(state: Any, action: jax.Array, key: PRNGKeyArray):
+        state, reward, ended = world.step(state, action, key)
+        return state, world.observe(state), reward, ended
+
+    return world, jax.jit(begin), jax.jit(move)
+
+
+def _space(action: ActionSpace) -> gymnasium.Space:
+    if isinstance(action, Discrete):
+        return gymnasium.spaces.Discrete(action.n)
+    return gymnasium.spaces.Box(np.asarray(action.low, "f4"), np.asarray(action.high, "f4"))

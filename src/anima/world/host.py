@@ -108,7 +108,7 @@ class Host:
     def step(self, action: np.ndarray) -> Transition:
         """One step of every world; those whose episode ended stand at the start of the next."""
         happened = self._step(np.asarray(action, self._acts))
-        ended = np.asarray(happened.ended)
+        ended = np.asarray(happened.terminated) | np.asarray(happened.truncated)
         following = np.asarray(happened.following)
         if ended.any():
             self._episode += ended

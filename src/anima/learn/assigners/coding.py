@@ -1,5 +1,6 @@
 """Credit by prediction errors: a cost displaces the output, and the errors that remain teach."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -14,7 +15,7 @@ from anima.circuit.frozen import Frozen
 from anima.circuit.ngc import NGC
 from anima.circuit.precision import Precision, covariance_times
 from anima.circuit.predictive import Predictive
-from anima.core.errors import InputError, check_positive, pick
+from anima.core.errors import InputError, check_positive, check_range, pick
 from anima.core.types import Clamp, Cost, Count, Equilibrium, Number, Scalar, State, worst
 from anima.learn.assigners.base import (
     AbstractAssigner,
@@ -159,8 +160,8 @@ class IncrementalPC(AbstractAssigner):
         taught = {**clamp, "output": state["output"]}
         path, last = walk(held, taught, solver=self.solver, steps=self.count, start=state)
         passed = jax.lax.stop_gradient(jax.tree.map(lambda z: z[1:], path))
-        whole = lambda free: circuit.synaptic_energy({**circuit.check_clamp(taught), **free})
-        values = jax.vmap(whole)(passed)
+        held_there = jax.lax.stop_gradient(last.state)
+        values = jax.vmap(lambda free: circuit.synaptic_energy(held_there | free))(passed)
         return jnp.mean(values) / self.step, inform(circuit, cost, sweep, last)
 
     def pressure(
@@ -176,17 +177,18 @@ class FixedPrediction(AbstractAssigner):
 
     With the output clamped at y - Sigma dC/dy the frozen circuit is linear, and where it settles
     Pi_n eps_n = -dC/dmu_n at every node (Millidge et al., 2022). With precisions that are numbers
-    or diagonals it settles in as many steps as the circuit is deep.
+    or diagonals `EvenOdd` settles it in as many steps as the circuit is deep.
 
-    `solver`, `max_steps`, `tol`: how the frozen circuit settles.
+    `solver`, `max_steps`, `tol`: how the frozen circuit settles; `max_steps` 0: in one step for
+    each modelled node. A full precision wants more.
     """
 
     solver: AbstractSolver = EvenOdd()
-    max_steps: Count = 20
+    max_steps: Count = 0
     tol: Number = 0.0
 
     def __check_init__(self):
-        check_positive("FixedPrediction", max_steps=self.max_steps)
+        check_range("FixedPrediction", 0, math.inf, max_steps=self.max_steps)
 
     def predict(self, circuit: AbstractCircuit, clamp: Clamp) -> Equilibrium:
         return swept(only(Predictive, "FixedPrediction", circuit), clamp)
@@ -220,7 +222,7 @@ class FixedPrediction(AbstractAssigner):
             {**clamp, "output": _whitened_target(circuit, sweep, cost)},
             solver=self.solver,
             tol=self.tol,
-            max_steps=self.max_steps,
+            max_steps=len(circuit.precision) if _is_zero(self.max_steps) else self.max_steps,
             start=sweep.state,
         )
         return sweep, settled, frozen
@@ -262,8 +264,8 @@ class ZIL(AbstractAssigner):
         taught = {**clamp, "output": _target(sweep, cost, 1.0)}
         steps = max((d for name, d in depth.items() if name not in taught), default=0)
         path, last = walk(circuit, taught, solver=Euler(1.0), steps=steps, start=sweep.state)
-        met = {name: path[name][d] for name, d in depth.items() if name in path}
-        errors = {name: {**taught, **met}[name] - sweep.state[name] for name in depth}
+        met = last.state | {name: path[name][d] for name, d in depth.items() if name in path}
+        errors = {name: met[name] - sweep.state[name] for name in depth}
         return sweep, last, errors
 
 
@@ -379,6 +381,10 @@ def _is_unit(precision: Precision) -> bool:
     looked at and is taken to be what its circuit was built with."""
     single = jnp.shape(precision) == ()
     return single and (isinstance(precision, Tracer) or bool(precision == 1))
+
+
+def _is_zero(count: Count) -> bool:
+    return isinstance(count, int) and count == 0
 
 
 def _depths(circuit: Predictive) -> dict[str, int]:
