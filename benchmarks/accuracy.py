@@ -96,7 +96,7 @@ def main() -> None:
             "preset": options.preset,
             "who": options.who,
             "command": f"python -m benchmarks.accuracy {options.preset} --who {options.who} "
-            f"--seeds {options.seeds}",
+            f"--seeds {len(runs)} --data-dir DIR",
             "test_error_percent": summarise([run["test_error"] for run in runs]),
             "runs": runs,
             "config": config,

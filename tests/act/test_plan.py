@@ -191,7 +191,7 @@ def test_foreseen_energies_are_discounted_step_by_step():
 
 def test_the_tasks_own_preferences_are_what_their_worlds_reward():
     """Pendulum's energy is its cost less the price of torque, from any state."""
-    wish = preference(CLASSIC["Pendulum-v1"]().spec, WISHES["Pendulum-v1"], effort=0.004)
+    wish = preference(COMPILED["Pendulum-v1"]().spec, WISHES["Pendulum-v1"], effort=0.004)
     angle, spin, torque = 2.5, -3.0, 1.5
     seen = jnp.asarray([np.cos(angle), np.sin(angle), spin])
     want = angle**2 + 0.1 * spin**2 + 0.001 * torque**2
@@ -226,7 +226,7 @@ def test_a_goal_costs_the_same_anywhere_short_of_it():
 )
 def test_preferences_that_cannot_be_are_refused(table, said):
     with pytest.raises(InputError, match=said):
-        preference(CLASSIC["CartPole-v1"]().spec, table)
+        preference(COMPILED["CartPole-v1"]().spec, table)
 
 
 @pytest.mark.parametrize(

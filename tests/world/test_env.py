@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from anima.core.errors import InputError
-from anima.world.classic import CLASSIC, CartPoleSwingUp, Pendulum
+from anima.world.classic import CLASSIC, CartPole, CartPoleSwingUp, Pendulum
 from anima.world.env import Continuous, Discrete, Moments, begin, make, proceed
 from anima.world.host import hosted
 
