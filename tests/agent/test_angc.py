@@ -75,8 +75,7 @@ def test_the_epistemic_reward_reaches_the_actor(lived):
 
 
 def test_in_the_exact_form_credit_is_backprops(corridor):
-    deep = SMALL | dict(hidden=(6,) * 6)
-    life = lives(angc(corridor.spec, assigner="fixed-prediction", **deep), corridor, [0])
+    life = lives(angc(corridor.spec, assigner="fixed-prediction", **SMALL), corridor, [0])
     life.advance(15)
     aligned = life.alignment()
     for name in ("alignment", "generator_alignment"):

@@ -57,6 +57,20 @@ def test_exact_rules_follow_backprops_trajectory(rule):
     assert np.max(np.abs(want - ravel_pytree(eqx.filter(circuit, eqx.is_array))[0])) > 0.1
 
 
+def test_fixed_predictions_settle_as_deep_as_the_circuit_is():
+    """Twelve hidden layers: told nothing it is backprop, and with four steps it is not."""
+    circuit = Predictive.mlp([3, *[4] * 12, 2], key=KEY)
+    clamp = {"input": jnp.asarray([0.3, -0.8, 0.5])}
+
+    def credit(rule):
+        found = eqx.filter_jit(rule.gradient)(circuit, clamp, square, key=KEY)[0]
+        return np.asarray(ravel_pytree(eqx.filter(found, eqx.is_array))[0])
+
+    want = credit(Backprop())
+    np.testing.assert_allclose(credit(FixedPrediction()), want, rtol=1e-9, atol=1e-14)
+    assert np.max(np.abs(credit(FixedPrediction(max_steps=4)) - want)) > 0.1 * np.max(np.abs(want))
+
+
 @pytest.mark.promotes
 def test_incremental_pc_moves_its_synapses_at_every_turn_and_energy_never_rises():
     rule = IncrementalPC(count=12)

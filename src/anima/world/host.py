@@ -36,12 +36,17 @@ class Hosted:
 
 def registered() -> list[str]:
     """All names in gymnasium's registry, those of our own worlds among them."""
+    return list(_gymnasium().registry)
+
+
+def _gymnasium() -> Any:
+    """gymnasium, with our own worlds in its registry."""
     import gymnasium
 
     from anima.world.export import offer
 
     offer()
-    return list(gymnasium.registry)
+    return gymnasium
 
 
 @cache
@@ -61,11 +66,7 @@ def hosted(name: str) -> Hosted:
 
 def build(name: str, **arguments: Any) -> Any:
     """A gymnasium environment, in silence; raises `InputError` if that fails."""
-    import gymnasium
-
-    from anima.world.export import offer
-
-    offer()
+    gymnasium = _gymnasium()
     with _silence(), _blame(name, "be made"):
         try:
             return gymnasium.make(name, disable_env_checker=True, **arguments)
