@@ -5,13 +5,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo live test proofs bench lint clean
+.PHONY: demo digits test proofs bench lint clean
 
 demo: $(INSTALLED)
-	$(BIN)/anima learn digits
-
-live: $(INSTALLED)
 	$(BIN)/anima live CartPole-v1 --agent living
+
+digits: $(INSTALLED)
+	$(BIN)/anima learn digits
 
 test: $(INSTALLED)
 	$(BIN)/ruff format --check src tests benchmarks examples

@@ -27,7 +27,7 @@ import numpy as np
 
 import anima.run.config as configs
 from anima.agent.agent import check_finite
-from anima.agent.life import AbstractLives, lives
+from anima.agent.life import AbstractLives, Ending, lives
 from anima.agent.mind import AbstractMind
 from anima.run import agents
 from anima.run.statistics import interval, iqm
@@ -37,6 +37,7 @@ from anima.world.env import make
 RESULTS = Path(__file__).parent / "results" / "living.json"
 SEEDS = range(20, 30)
 ON_THE_WAY, AT_THE_END = 20, 100
+_FIRST = 30  # of the episodes that a life lives through are kept
 JUDGE_SEED = 20_000
 
 # world -> (return asked for -> by which environment step, of any model ("") or of one; steps of the
@@ -45,9 +46,10 @@ WORLDS: dict[str, tuple[dict[float, dict[str, int]], int, int, int]] = {
     "CartPole-v1": ({500.0: {"": 250, "eqprop": 400}}, 400, 25, 5),
     "Pendulum-v1": ({-200.0: {"": 500}, -160.0: {"": 3000}}, 3000, 250, 20),
     "CartPoleSwingUp-v0": ({70.0: {"": 1100}}, 1100, 100, 10),
-    "MountainCar-v0": ({-110.0: {}}, 4000, 500, 10),
-    "MountainCarContinuous-v0": ({90.0: {}}, 6000, 500, 10),
+    "MountainCar-v0": ({-199.0: {}, -110.0: {}}, 2000, 500, 10),
+    "MountainCarContinuous-v0": ({0.0: {}, 90.0: {}}, 2000, 250, 10),
     "Acrobot-v1": ({-100.0: {"": 5000}}, 5000, 500, 10),
+    "InvertedPendulum-v5": ({1000.0: {"": 1000}}, 1000, 100, 5),
 }
 MODELS = ("fixed-prediction", "predictive", "eqprop", "backprop")
 CHANGES = {
@@ -81,9 +83,11 @@ def learnt(world: str, assigner: str) -> dict[str, Any]:
     name, mind = mind_of(world, assigner)
     life = lives(mind, make(world), SEEDS)
     begun, curve, updates = time.perf_counter(), [], 0.0
+    lived: list[list[float]] = [[] for _ in SEEDS]
     for _ in range(0, steps, every):
-        charts, _ = life.advance(every)
+        charts, endings = life.advance(every)
         check_finite(life, charts)
+        _note_episodes(lived, endings)
         updates += float(np.mean(np.sum(charts["updates"], 1)))
         row = {name: float(np.mean(charts[name])) for name in ("surprise", "error", "drift")}
         curve.append({"step": life.steps} | row)
@@ -102,6 +106,7 @@ def learnt(world: str, assigner: str) -> dict[str, Any]:
         "updates_a_step": updates / life.steps,
         "reached": {str(t): [_reached(curve, i, t) for i in range(len(SEEDS))] for t in thresholds},
         "curve": curve,
+        "episodes": [row[:_FIRST] for row in lived],
         "return_by_seed": final.mean(1).tolist(),
         "return_iqm": iqm(final.mean(1)),
         "ci95": list(interval(final)),
@@ -187,10 +192,15 @@ def _episodes_lived(life: AbstractLives, count: int, most: int) -> list[list[flo
     while min(map(len, scores)) < count + 1 and most > 0:
         _, endings = life.advance(100)
         most -= 100
-        for index, row in enumerate(scores):
-            ended = np.asarray(endings.ended)[index, :, 0]
-            row += np.asarray(endings.score)[index, ended, 0].tolist()
+        _note_episodes(scores, endings)
     return [row[: count + 1] for row in scores]
+
+
+def _note_episodes(scores: list[list[float]], endings: Ending) -> None:
+    """Adds to each seed's list the returns of the episodes that its life has finished."""
+    for index, row in enumerate(scores):
+        ended = np.asarray(endings.ended)[index, :, 0]
+        row += np.asarray(endings.score)[index, ended, 0].tolist()
 
 
 def _reached(curve: list[dict[str, Any]], seed: int, threshold: float) -> int | None:

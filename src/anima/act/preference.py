@@ -49,6 +49,15 @@ READINGS: dict[str, dict[str, Reading]] = {
         # of the tip above the shoulder, in lengths of a link: -cos a - cos(a + b)
         "height": lambda seen: -seen[0] - (seen[0] * seen[2] - seen[1] * seen[3]),
     },
+    "InvertedPendulum-v5": {
+        "position": _at(0),
+        "angle": _at(1),
+        "velocity": _at(2),
+        "spin": _at(3),
+    },
+    # of the fingertip from the target, in metres
+    "Reacher-v5": {"aside": _at(8), "ahead": _at(9)},
+    "HalfCheetah-v5": {"height": _at(0), "pitch": _at(1), "speed": _at(8)},
 }
 """What can be read off an observation, by world; an index can be read off any."""
 

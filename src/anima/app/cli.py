@@ -500,7 +500,11 @@ def _parser() -> tuple["_Parser", dict[str, "_Parser"]]:
 
     one = _command(commands, "live", live)
     one.add_argument("environment", metavar="ENV", help="e.g. CartPole-v1, any of gymnasium's")
-    one.add_argument("--agent", metavar="NAME", help="dqn, angc, living")
+    one.add_argument(
+        "--agent",
+        metavar="NAME",
+        help="dqn, ppo, sac, reinforce, ddpg, svg0, synapse, angc, living",
+    )
     one.add_argument("--preset", metavar="NAME", help="a recipe that ships with anima")
     one.add_argument("--assigner", metavar="NAME", help="how credit is assigned, e.g. eqprop")
     one.add_argument("--steps", type=int, metavar="N", help="environment steps of each life")

@@ -84,6 +84,7 @@ class NGC(AbstractCircuit):
         activation: str | Activation = "tanh",
         output: str | Activation = "identity",
         sigma: float | None = 0.05,
+        sigma_e: float | None = None,
         tied: bool = False,
         bias: bool = False,
         group: int = 0,
@@ -103,7 +104,8 @@ class NGC(AbstractCircuit):
 
         **Arguments:** `sizes`, units per node, top (`input`) first; `activation`, the hidden phi;
         `output`, the transfer g of the output node; `sigma`, standard deviation of the initial
-        W and E (`None`: 1/sqrt(n_pre)); `tied`, feed errors back through W^T; `bias`;
+        W (`None`: 1/sqrt(n_pre)), and `sigma_e`, of the initial E (`None`: as of the W that it
+        runs against); `tied`, feed errors back through W^T; `bias`;
         `group`: hidden units inhibit each other in groups of this many, with self-inhibition
         `alpha` and strength `beta_lat` (0: no lateral synapses); the others are the fields of the
         class; `key`.
@@ -114,15 +116,18 @@ class NGC(AbstractCircuit):
         nodes = (*inner, Node(last.name, last.shape, last.parents, identity, named(output)))
 
         def sample(key, shape):
-            spread = 1 / jnp.sqrt(shape[0]) if sigma is None else sigma
-            return jax.random.normal(key, shape) * spread
+            return jax.random.normal(key, shape) * _spread(sigma, shape)
+
+        def against(key, shape):
+            spread = _spread(sigma, shape) if sigma_e is None else sigma_e
+            return jax.random.normal(key, shape[::-1]) * spread
 
         forward, backward = jax.random.split(key)
         synapses = draw(nodes, sample, key=forward)
         return cls(
             nodes=nodes,
             synapses=synapses,
-            feedback={} if tied else _reversed(nodes, sample, key=backward),
+            feedback={} if tied else _reversed(nodes, against, key=backward),
             biases={n.name: jnp.zeros(n.shape) for n in nodes if n.parents} if bias else {},
             lateral={n.name: lateral(n, group, alpha, beta_lat) for n in inner[1:]}
             if group
@@ -300,13 +305,20 @@ def lateral(node: Node, group: int, alpha: float, beta_lat: float) -> Float[Arra
     return jnp.kron(jnp.eye(size // group), block)
 
 
+def _spread(sigma: float | None, shape: tuple[int, ...]) -> float:
+    return 1 / math.sqrt(shape[0]) if sigma is None else sigma
+
+
 def _reversed(nodes: Sequence[Node], sample, *, key: PRNGKeyArray) -> dict[str, AbstractSynapse]:
-    """An error synapse for every edge, from the child back to the parent: (post, pre)."""
+    """An error synapse for every edge, from the child back to the parent: (post, pre).
+
+    `sample` draws it for a W of shape (pre, post).
+    """
     pairs = edges(nodes)
     keys = jax.random.split(key, max(len(pairs), 1))
     size = {node.name: math.prod(node.shape) for node in nodes}
     return {
-        edge(p, c): Dense(sample(k, (size[c], size[p])))
+        edge(p, c): Dense(sample(k, (size[p], size[c])))
         for (p, c), k in zip(pairs, keys, strict=False)
     }
 
