@@ -226,3 +226,11 @@ def test_activation_names_reach_the_nodes(getkey):
     assert circuit.node("h1").activation is activation("tanh")
     assert circuit.node("output").transfer is activation("sigmoid")
     assert circuit.node("output").activation is activation("identity")
+
+
+@pytest.mark.parametrize(("sigma_e", "spread"), [(None, 1 / 10), (0.5, 0.5)])
+def test_error_synapses_begin_at_the_scale_of_what_they_run_against(sigma_e, spread, getkey):
+    circuit = NGC.mlp([100, 100, 2], sigma=None, sigma_e=sigma_e, key=getkey())
+    back = circuit.feedback["h1->output"].weight
+    assert back.shape == (2, 100)
+    np.testing.assert_allclose(np.std(back), spread, rtol=0.2)

@@ -16,6 +16,7 @@ from anima import (
     Backprop,
     CrossEntropy,
     EquilibriumPropagation,
+    Euler,
     FixedPrediction,
     Hopfield,
     IncrementalPC,
@@ -69,6 +70,34 @@ def test_fixed_predictions_settle_as_deep_as_the_circuit_is():
     want = credit(Backprop())
     np.testing.assert_allclose(credit(FixedPrediction()), want, rtol=1e-9, atol=1e-14)
     assert np.max(np.abs(credit(FixedPrediction(max_steps=4)) - want)) > 0.1 * np.max(np.abs(want))
+
+
+def test_a_clamp_that_settles_briefly_gives_every_layer_backprops_direction():
+    """n steps of dt: layer k below the output has C(n, k) dt^k of its gradient, to O(dt); at rest
+    all layers have S^-1 g instead, which turns even the output's own."""
+    circuit, clamp = Predictive.mlp([3, 6, 5, 4], key=KEY), {"input": jnp.asarray(X)}
+    target = jnp.asarray([0.3, -1.2, 0.4, 0.1])
+    cost = lambda y: 1e-6 * jnp.sum((y - target) ** 2)  # linear, so only dt matters
+
+    def credit(rule):
+        found = eqx.filter_jit(rule.gradient)(circuit, clamp, cost, key=KEY)[0]
+        return [np.ravel(found.synapses[n].weight) for n in ("h2->output", "h1->h2", "input->h1")]
+
+    want = credit(Backprop())
+
+    def turned(dt, steps):
+        unit = lambda v: v / np.linalg.norm(v)
+        rule = PredictiveCoding(solver=Euler(dt), max_steps=steps)
+        found = zip(credit(rule), want, strict=True)
+        return np.asarray([np.linalg.norm(unit(a) - unit(b)) for a, b in found])
+
+    coarse, fine = turned(1e-2, 4), turned(1e-3, 4)
+    np.testing.assert_allclose(coarse / fine, 10, rtol=0.1)
+    assert np.all(fine < 0.01)
+    assert np.all(turned(0.1, 400) > 0.1)
+    small = credit(PredictiveCoding(solver=Euler(1e-4), max_steps=4))
+    sizes = [np.linalg.norm(a) / np.linalg.norm(b) for a, b in zip(small, want, strict=True)]
+    np.testing.assert_allclose(sizes, [1, 4e-4, 6e-8], rtol=1e-2)
 
 
 @pytest.mark.promotes
