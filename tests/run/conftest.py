@@ -5,7 +5,10 @@ import pytest
 
 import anima.run.config as configs
 import anima.run.train as train
+from anima.core.errors import InputError
+from anima.run import agents
 from anima.world.data import Data
+from anima.world.env import make
 
 
 @pytest.fixture(scope="package", autouse=True)
@@ -52,3 +55,19 @@ TABLE = {
 def small():
     """Everything random at once: noise, shifts, a random sign; and an optimiser with memory."""
     return configs.resolve(TABLE)
+
+
+@pytest.fixture(scope="session")
+def mind_of():
+    """The mind of a configuration of lives; a test whose world needs an extra (MuJoCo) skips."""
+
+    def build(config):
+        try:
+            world = make(config.world["name"])
+        except InputError as error:
+            if "needs more than is installed" in str(error):
+                pytest.skip(str(error))
+            raise
+        return agents.build_mind(config, world.spec)
+
+    return build

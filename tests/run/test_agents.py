@@ -9,10 +9,10 @@ from anima.world.env import make
 
 
 @pytest.mark.parametrize("name", agents.preset_names())
-def test_every_preset_resolves_to_a_mind_for_its_own_world(name):
+def test_every_preset_resolves_to_a_mind_for_its_own_world(name, mind_of):
     config = agents.resolve(agents.read_preset(name))
     assert agents.resolve(configs.as_table(config)) == config
-    mind = agents.build_mind(config, make(config.world["name"]).spec)
+    mind = mind_of(config)
     assert mind.spec.name == config.world["name"]
 
 
@@ -28,7 +28,7 @@ def test_another_assigner_brings_its_own_settings():
     config = agents.resolve(ngc)
     assert config.agent["assigner"] == "ngc" and config.agent["rate"] == table["agent"]["rate"]
     assert config.agent["circuit"]["gate"] is True
-    assert config.agent["credit"]["solver"] == {"name": "euler", "dt": 0.1}
+    assert config.agent["credit"]["solver"] == {"name": "euler", "dt": 0.05}
 
 
 @pytest.mark.parametrize(

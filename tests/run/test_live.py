@@ -97,13 +97,12 @@ def test_an_interrupted_life_ends_as_one_that_was_not(tmp_path, monkeypatch, wor
     ]
 
 
-def test_every_agents_state_can_be_kept():
+@pytest.mark.parametrize("preset", agents.preset_names())
+def test_every_agents_state_can_be_kept(preset, mind_of):
     """A checkpoint refuses arrays of no numbers, and so may not be asked to keep one."""
-    for preset in agents.preset_names():
-        config = agents.resolve(agents.read_preset(preset))
-        mind = agents.build_mind(config, live.make(config.world["name"]).spec)
-        state = jax.eval_shape(lambda mind=mind: mind.init(jax.random.key(0)))
-        assert all(np.prod(leaf.shape, dtype=int) > 0 for leaf in jax.tree.leaves(state)), preset
+    mind = mind_of(agents.resolve(agents.read_preset(preset)))
+    state = jax.eval_shape(lambda: mind.init(jax.random.key(0)))
+    assert all(np.prod(leaf.shape, dtype=int) > 0 for leaf in jax.tree.leaves(state))
 
 
 def test_what_a_run_finds_is_json_with_the_promised_keys(finished):
