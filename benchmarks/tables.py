@@ -343,7 +343,8 @@ def _agent_row(found: dict) -> str:
         first = f"{found['threshold']:g}: {there}"
     return (
         f"| {found['agent']} | {found['assigner']} | "
-        f"{found['return_iqm']:.1f} [{low:.1f}, {high:.1f}] | {worst:.1f}, {best:.1f} | {found['seeds']} x {found['environment_steps']:,} | {first} | "
+        f"{found['return_iqm']:.1f} [{low:.1f}, {high:.1f}] | {worst:.1f}, {best:.1f} | "
+        f"{found['seeds']} x {found['environment_steps']:,} | {first} | "
         f"{found['seconds']:.0f} | `{found['command']}` |"
     )
 
