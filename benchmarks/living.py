@@ -46,8 +46,8 @@ WORLDS: dict[str, tuple[dict[float, dict[str, int]], int, int, int]] = {
     "CartPole-v1": ({500.0: {"": 250, "eqprop": 400}}, 400, 25, 5),
     "Pendulum-v1": ({-200.0: {"": 500}, -160.0: {"": 3000}}, 3000, 250, 20),
     "CartPoleSwingUp-v0": ({70.0: {"": 1100}}, 1100, 100, 10),
-    "MountainCar-v0": ({-199.0: {}, -110.0: {}}, 2000, 500, 10),
-    "MountainCarContinuous-v0": ({0.0: {}, 90.0: {}}, 2000, 250, 10),
+    "MountainCar-v0": ({-199.0: {}, -110.0: {}}, 2000, 1000, 10),
+    "MountainCarContinuous-v0": ({0.0: {}, 90.0: {}}, 2000, 1000, 5),
     "Acrobot-v1": ({-100.0: {"": 5000}}, 5000, 500, 10),
     "InvertedPendulum-v5": ({1000.0: {"": 1000}}, 1000, 100, 5),
 }
