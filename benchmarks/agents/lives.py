@@ -1,6 +1,7 @@
 """Greedy returns of the presets for agents, over seeds that nothing was tuned on.
 
     python -m benchmarks.agents.lives cartpole-dqn-predictive cartpole-dqn-backprop --seeds 10
+    python -m benchmarks.agents.lives mountaincar-angc --steps 120000    # longer than it ships
     python -m benchmarks.agents.lives --all --seeds 10
 
 Each preset is lived as it ships, seeds 0 to N-1 side by side, and judged by 100 greedy episodes a
@@ -98,7 +99,7 @@ def main() -> None:
     options = parser.parse_args()
     RESULTS.mkdir(parents=True, exist_ok=True)
     for preset in agents.preset_names() if options.all else options.presets:
-        path = RESULTS / f"{preset}.json"
+        path = RESULTS / f"{preset}{f'-{options.steps}' if options.steps else ''}.json"
         if path.exists() and json.loads(path.read_text())["seeds"] >= options.seeds:
             continue
         print(preset, file=sys.stderr)
