@@ -37,7 +37,7 @@ from anima.world.env import make
 RESULTS = Path(__file__).parent / "results" / "living.json"
 SEEDS = range(20, 30)
 ON_THE_WAY, AT_THE_END = 20, 100
-_FIRST = 30  # of the episodes that a life lives through are kept
+_FIRST = 30  # episodes of each life whose returns are kept
 JUDGE_SEED = 20_000
 
 # world -> (return asked for -> by which environment step, of any model ("") or of one; steps of the

@@ -4,10 +4,10 @@
     python -m benchmarks.agents.lives mountaincar-angc --steps 120000    # longer than it ships
     python -m benchmarks.agents.lives --all --seeds 10
 
-Each preset is lived as it ships, seeds 0 to N-1 side by side, and judged by 100 greedy episodes a
-seed in fresh worlds. Results go to `benchmarks/results/agents/<preset>.json` with the command that
-made them; a preset that is there with as many seeds is not lived again. Presets were tuned on
-seeds from 100 on.
+Each preset is lived as it ships (or for `--steps`), seeds 0 to N-1 side by side, and judged by 100
+greedy episodes a seed in fresh worlds. Results go to `benchmarks/results/agents/<preset>.json` (or
+`<preset>-<steps>.json`) with the command that made them; a preset that is there with as many seeds
+is not lived again. Presets were tuned on seeds from 100 on.
 """
 
 import argparse

@@ -77,7 +77,7 @@ def test_a_clamp_that_settles_briefly_gives_every_layer_backprops_direction():
     all layers have S^-1 g instead, which turns even the output's own."""
     circuit, clamp = Predictive.mlp([3, 6, 5, 4], key=KEY), {"input": jnp.asarray(X)}
     target = jnp.asarray([0.3, -1.2, 0.4, 0.1])
-    cost = lambda y: 1e-6 * jnp.sum((y - target) ** 2)  # linear, so only dt matters
+    cost = lambda y: 1e-5 * jnp.sum((y - target) ** 2)  # small: all but linear
 
     def credit(rule):
         found = eqx.filter_jit(rule.gradient)(circuit, clamp, cost, key=KEY)[0]
@@ -95,9 +95,9 @@ def test_a_clamp_that_settles_briefly_gives_every_layer_backprops_direction():
     np.testing.assert_allclose(coarse / fine, 10, rtol=0.1)
     assert np.all(fine < 0.01)
     assert np.all(turned(0.1, 400) > 0.1)
-    small = credit(PredictiveCoding(solver=Euler(1e-4), max_steps=4))
+    small = credit(PredictiveCoding(solver=Euler(1e-3), max_steps=4))
     sizes = [np.linalg.norm(a) / np.linalg.norm(b) for a, b in zip(small, want, strict=True)]
-    np.testing.assert_allclose(sizes, [1, 4e-4, 6e-8], rtol=1e-2)
+    np.testing.assert_allclose(sizes, [1, 4e-3, 6e-6], rtol=2e-2)
 
 
 @pytest.mark.promotes

@@ -5,7 +5,7 @@ import pytest
 import anima.run.config as configs
 from anima.core.errors import InputError
 from anima.run import agents
-from anima.world.env import make
+from anima.world.env import Continuous, Spec, make
 
 
 @pytest.mark.parametrize("name", agents.preset_names())
@@ -28,7 +28,7 @@ def test_another_assigner_brings_its_own_settings():
     config = agents.resolve(ngc)
     assert config.agent["assigner"] == "ngc" and config.agent["rate"] == table["agent"]["rate"]
     assert config.agent["circuit"]["gate"] is True
-    assert config.agent["credit"]["solver"] == {"name": "euler", "dt": 0.05}
+    assert config.agent["credit"]["solver"] == {"name": "euler", "dt": 0.1}
 
 
 @pytest.mark.parametrize(
@@ -136,3 +136,11 @@ def test_the_living_agent_has_presets_and_settings_of_its_own():
     table["agent"]["plan"] = {"horizon": 3}
     with pytest.raises(InputError, match=r"give agent\.planner"):
         agents.resolve(table)
+
+
+def test_the_preset_for_mujocos_pole_prefers_states_that_it_shows():
+    """Without MuJoCo: what the world would say of itself is all that a mind is built from."""
+    spec = Spec("InvertedPendulum-v5", 4, Continuous((-3.0,), (3.0,)), 1000)
+    config = agents.resolve(agents.read_preset("invertedpendulum-living"))
+    mind = agents.build_mind(config, spec)
+    assert set(mind.wish.wanted) == {"position", "velocity", "angle", "spin"}

@@ -41,8 +41,7 @@ class Form:
 
 
 _TANH = dict(activation="tanh")
-# Brief: at rest the error of the output would be S^-1 g, which mixes its units.
-_SETTLING = dict(solver=Euler(0.05), max_steps=8)
+_SETTLING = dict(solver=Euler(0.1), max_steps=20)
 # With momentum 16 steps bring credit to the input; under a small force it is the cost's own slope.
 _FORCED = dict(teach="corrected", step=0.1, solver=Momentum(0.1, 0.7), max_steps=16)
 _ERROR_SYNAPSES = dict(sigma=None, bias=True, leak=0.0, rate_error=False, gate=True)

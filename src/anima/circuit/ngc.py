@@ -104,8 +104,8 @@ class NGC(AbstractCircuit):
 
         **Arguments:** `sizes`, units per node, top (`input`) first; `activation`, the hidden phi;
         `output`, the transfer g of the output node; `sigma`, standard deviation of the initial
-        W (`None`: 1/sqrt(n_pre)), and `sigma_e`, of the initial E (`None`: as of the W that it
-        runs against); `tied`, feed errors back through W^T; `bias`;
+        W (`None`: 1/sqrt(n_pre)), and `sigma_e`, of the initial E (`None`: that of the W it
+        runs against; unused if `tied`); `tied`, feed errors back through W^T; `bias`;
         `group`: hidden units inhibit each other in groups of this many, with self-inhibition
         `alpha` and strength `beta_lat` (0: no lateral synapses); the others are the fields of the
         class; `key`.

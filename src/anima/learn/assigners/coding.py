@@ -41,8 +41,9 @@ class PredictiveCoding(AbstractAssigner):
     - `"clamp"`: hold the output at y - s g. For C = 1/2 |y - t|^2 and s = 1 that is the target
       itself. As s -> 0: what backprop gives when fed S^-1 g, S the covariance that the circuit
       ascribes to its own output (Whittington and Bogacz, 2017; Millidge et al., 2022). Settled
-      only briefly, n Euler steps of dt, the k-th layer below the output has C(n, k) dt^k of what
-      backprop gives it, to O(dt): its direction, which is all that Adam reads.
+      only briefly, n Euler steps of dt, in a chain of unit precisions, the node k synapses below
+      the output (k = 0: the output) has C(n, k) dt^k of what backprop gives it, to relative O(dt):
+      its direction, times a factor for each layer that Adam divides out and SGD does not.
     - `"corrected"`: leave the output free under the constant force -s g, which displaces it by
       s S g. As s -> 0: backprop itself, to O(s). Stable for every cost.
     - `"energy"`: F +- s C, centred: backprop itself, to O(s^2). Stable while S^-1 +- s C'' stays
