@@ -21,6 +21,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from anima.core.errors import InputError
 from anima.run import agents
 from anima.run.live import Living, result
 from anima.run.statistics import interval, iqm
@@ -103,7 +104,13 @@ def main() -> None:
         if path.exists() and json.loads(path.read_text())["seeds"] >= options.seeds:
             continue
         print(preset, file=sys.stderr)
-        found = lived(preset, options.seeds, options.steps)
+        try:
+            found = lived(preset, options.seeds, options.steps)
+        except InputError as error:
+            if not options.all:
+                raise
+            print(f"  left out: {error}", file=sys.stderr)  # a world that needs an extra
+            continue
         path.write_text(json.dumps(found, indent=1) + "\n")
         print(f"  IQM {found['return_iqm']:.1f} {found['ci95']}", file=sys.stderr)
 
