@@ -23,6 +23,12 @@ from anima.run.train import Training
 from anima.world.data import load_data
 
 RESULTS = Path(__file__).parent / "results" / "accuracy"
+DATA = ("digits", "mnist", "fashion-mnist")
+
+
+def data_of(preset: str) -> str:
+    """The data set that a preset is for: its name begins with it."""
+    return next(name for name in DATA if preset.startswith(f"{name}-"))
 
 
 def one_run(preset: str, who: str, seed: int, data_dir: str | None) -> dict:
@@ -31,7 +37,7 @@ def one_run(preset: str, who: str, seed: int, data_dir: str | None) -> dict:
     if who == "twin":
         config = configs.as_twin(config)
     config = dataclasses.replace(config, twin=dataclasses.replace(config.twin, enabled=False))
-    data = load_data(preset.partition("-")[0], data_dir)
+    data = load_data(data_of(preset), data_dir)
     begun = time.time()
     with tempfile.TemporaryDirectory() as folder:
         outcome = Training(config, data, seed, Path(folder)).run(progress=say)

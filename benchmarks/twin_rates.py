@@ -17,6 +17,7 @@ from anima.run import checkpoint
 from anima.run import config as configs
 from anima.run.train import Training
 from anima.world.data import load_data
+from benchmarks.accuracy import data_of
 
 PATH = Path(__file__).parent / "results" / "twin-rates.json"
 RATES = {"sgd": (0.1, 0.3, 1.0, 3.0), "adam": (0.0003, 0.001, 0.003, 0.01)}
@@ -30,7 +31,7 @@ def validation_error(preset: str, rate: float, epochs: int | None, data_dir: str
     twin = configs.as_twin(
         dataclasses.replace(base, twin=dataclasses.replace(base.twin, rate=rate))
     )
-    name = next(name for name in HELD_OUT if preset.startswith(name))
+    name = data_of(preset)
     train = dataclasses.replace(
         base.train, validation=HELD_OUT[name], epochs=epochs or base.train.epochs
     )

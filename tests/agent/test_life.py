@@ -1,5 +1,7 @@
 """Lives do not depend on how they are cut into chunks, nor on who lives beside them."""
 
+import re
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -53,22 +55,35 @@ def test_endings_tell_returns_and_lengths(corridor):
     assert length.sum() <= 80 < length.sum() + 8
 
 
-def test_hosted_lives_go_on_from_a_state_as_if_never_stopped():
+@pytest.mark.parametrize("seeds", [[3, 4], [3]])
+def test_hosted_lives_go_on_from_a_state_as_if_never_stopped(seeds):
     world = hosted("CartPole-v1")
     mind = dqn(world.spec, **SETTINGS)
-    life = lives(mind, world, [3, 4])
+    life = lives(mind, world, seeds)
     life.advance(9)
     kept = life.state
     kept = jax.tree.map(lambda leaf: leaf.copy() if hasattr(leaf, "copy") else leaf, kept)
     charts, endings = life.advance(8)
-    again = lives(mind, world, [3, 4])
+    again = lives(mind, world, seeds)
     again.restore(kept)
     charts_, endings_ = again.advance(8)
     _same((charts, endings, life.state), (charts_, endings_, again.state))
-    assert life.judge(3, 7).shape == (2, 3)
+    assert life.judge(3, 7).shape == (len(seeds), 3)
     np.testing.assert_array_equal(life.judge(3, 7), again.judge(3, 7))
     life.close()
     again.close()
+
+
+def test_what_a_life_remembers_is_written_in_place():
+    world = hosted("CartPole-v1")
+    life = lives(dqn(world.spec, **SETTINGS | dict(capacity=7918, steps=7918, every=1)), world, [3])
+    life.advance(2)
+    past = jax.tree.map(lambda leaf: leaf[:, None], life._step(0))  # (lives, every, worlds)
+    program = life._learn.lower(life._leaves, past, *life._seen())
+    text = program.compile({"xla_backend_optimization_level": 3}).as_text()
+    copies = [line for line in text.splitlines() if re.search(r"7918.* copy\(", line)]
+    assert "7918" in text and not copies, copies
+    life.close()
 
 
 @pytest.mark.parametrize("open_world", [make, hosted])

@@ -213,10 +213,20 @@ class HostedLives(AbstractLives):
         count = mind.worlds
         self._host = world.open([seed * count + i for seed in self.seeds for i in range(count)])
         none = lambda keys: jnp.zeros((count, mind.spec.observation))
-        self._leaves, self._tree = jax.tree.flatten(_born_together(mind, self.seeds, none))
+        # a life alone is kept without the axis of lives: to take it off and put it on again
+        # within a program would copy all that is remembered, at every step
+        alone = len(self.seeds) == 1
+        self._kept, self._shown = (_narrow, _wide) if alone else (_same, _same)
+        newborn = self._kept(_born_together(mind, self.seeds, none))
+        self._leaves, self._tree = jax.tree.flatten(newborn)
         self._names: list[str] = []
         self._next: Any = None  # the cycle's first action and its thoughts, once they are known
-        together = partial(_together, count=len(self.seeds))
+        kept, shown = self._kept, self._shown
+
+        def together(function, life, *rest):
+            if alone:
+                return function(life, *kept(rest))
+            return _together(function, len(self.seeds))((life, *rest))
 
         def act(i, alive, seen, begun):
             key = _keys(mind, alive)[1][i]
@@ -230,11 +240,15 @@ class HostedLives(AbstractLives):
             return alive, (act(0, alive, seen, begun), values, ending)
 
         def acting(leaves, seen, begun, i):
-            return together(partial(act, i))((self._tree.unflatten(leaves), seen, begun))
+            alive = self._tree.unflatten(leaves)
+            action, thoughts = together(partial(act, i), alive, seen, begun)
+            return shown(action), thoughts
 
         def learning(leaves, happened, seen, begun):
-            alive, rest = together(learn)((self._tree.unflatten(leaves), happened, seen, begun))
-            return jax.tree.leaves(alive), *rest
+            alive = self._tree.unflatten(leaves)
+            alive, (acted, *rest) = together(learn, alive, happened, seen, begun)
+            action, thoughts = acted
+            return jax.tree.leaves(alive), (shown(action), thoughts), *shown(rest)
 
         self._act = jax.jit(acting)
         self._learn = jax.jit(learning, donate_argnums=0)
@@ -243,16 +257,18 @@ class HostedLives(AbstractLives):
     @property
     def state(self) -> Any:
         # the next action belongs to it: found anew by another program, its last bit might differ
-        return self.alive, self._decided(), jax.tree.map(jnp.asarray, self._host.snapshot())
+        action, thoughts = self._decided()
+        host = jax.tree.map(jnp.asarray, self._host.snapshot())
+        return self.alive, (action, self._shown(thoughts)), host
 
     @property
     def alive(self) -> Alive:
-        return self._tree.unflatten(self._leaves)
+        return self._shown(self._tree.unflatten(self._leaves))
 
     def restore(self, state: Any) -> None:
-        alive, next_, snapshot = state
-        self._leaves = [jnp.array(leaf) for leaf in jax.tree.leaves(alive)]
-        self._next = jax.tree.map(jnp.array, next_)
+        alive, (action, thoughts), snapshot = state
+        self._leaves = [jnp.array(leaf) for leaf in jax.tree.leaves(self._kept(alive))]
+        self._next = jax.tree.map(jnp.array, (action, self._kept(thoughts)))
         self._host.restore({name: np.asarray(value) for name, value in snapshot.items()})
 
     def advance(self, cycles: int) -> tuple[Any, Ending]:
@@ -443,14 +459,26 @@ def _together(function: Any, count: int) -> Any:
     def run(trees: tuple) -> Any:
         axes = _axes(trees)
         if count == 1:
-            strip = lambda leaf, axis: leaf if axis is None else leaf[0]
-            result = function(*jax.tree.map(strip, trees, axes))
-            put = lambda leaf, axis: leaf if axis is None else leaf[None]
-            return jax.tree.map(put, result, _axes(result))
+            return _wide(function(*_narrow(trees)))
         shapes = jax.eval_shape(lambda *trees: jax.vmap(function, axes)(*trees), *trees)
         return jax.vmap(function, axes, _axes(shapes))(*trees)
 
     return run
+
+
+def _narrow(tree: Any) -> Any:
+    """The trees of a life alone, without the axis of lives."""
+    return jax.tree.map(lambda leaf, axis: leaf if axis is None else leaf[0], tree, _axes(tree))
+
+
+def _wide(tree: Any) -> Any:
+    """What `_narrow` undoes."""
+    return jax.tree.map(lambda leaf, axis: leaf if axis is None else leaf[None], tree, _axes(tree))
+
+
+def _same(tree: Any) -> Any:
+    """The trees of several lives, as they are."""
+    return tree
 
 
 def _axes(tree: Any) -> Any:

@@ -85,19 +85,12 @@ class Host:
     """
 
     def __init__(self, spec: Spec, seeds: Sequence[int], **arguments: Any):
-        import gymnasium
-
         self.spec, self.seeds = spec, list(seeds)
-        make = lambda: build(spec.name, max_episode_steps=spec.limit, **arguments)
-        with _silence(), _blame(spec.name, "be made"):
-            self._worlds = gymnasium.vector.SyncVectorEnv(
-                [make] * len(self.seeds),
-                copy=False,
-                autoreset_mode=gymnasium.vector.AutoresetMode.DISABLED,
-            )
-        single = self._worlds.single_observation_space
+        made = dict(max_episode_steps=spec.limit, **arguments)
+        self._worlds = [build(spec.name, **made) for _ in self.seeds]
+        single = self._worlds[0].observation_space
         self._reads: Callable = _one_hot(single) if _is_discrete(single) else _as_float
-        action = self._worlds.single_action_space
+        action = self._worlds[0].action_space
         self._first = int(action.start) if _is_discrete(action) else 0  # type: ignore[union-attr]
         self._acts = np.int64 if isinstance(spec.action, Discrete) else np.float32
         width = () if isinstance(spec.action, Discrete) else (spec.action.size,)
@@ -155,17 +148,18 @@ class Host:
     def render(self) -> Any:
         """A picture of the first world, if it was made to draw itself."""
         with _silence(), _blame(self.spec.name, "be drawn"):
-            return self._worlds.envs[0].render()
+            return self._worlds[0].render()
 
     @property
     def rate(self) -> float:
         """Pictures a second, for a film at the world's own speed."""
-        return self._worlds.envs[0].metadata.get("render_fps") or 30
+        return self._worlds[0].metadata.get("render_fps") or 30
 
     def close(self) -> None:
         """Closes all worlds."""
         with _blame(self.spec.name, "be closed"):
-            self._worlds.close()
+            for world in self._worlds:
+                world.close()
 
     def _step(self, action: np.ndarray) -> Transition:
         done = action
@@ -174,30 +168,33 @@ class Host:
             done = np.clip(action, np.asarray(box.low, "f4"), np.asarray(box.high, "f4"))
         self._done[np.arange(len(action)), self._age] = done
         with _blame(self.spec.name, f"take action {done.tolist()}"):
-            seen, reward, terminated, truncated, _ = self._worlds.step(done + self._first)
+            told = [w.step(a) for w, a in zip(self._worlds, done + self._first, strict=True)]
+            seen, rewards, terminations, truncations, _ = zip(*told, strict=True)
+            reward = np.array(rewards, np.float32).reshape(len(told))
         self._age += 1
         following = self._read(seen)
-        reward = np.asarray(reward, np.float32)
         if not np.isfinite(reward).all():
             raise InputError(f"{self.spec.name} gave the reward {reward.tolist()}: mend it")
-        terminated = np.asarray(terminated, bool)
-        truncated = (np.asarray(truncated, bool) | (self._age >= self.spec.limit)) & ~terminated
+        terminated = np.array(terminations, bool)
+        truncated = (np.array(truncations, bool) | (self._age >= self.spec.limit)) & ~terminated
         return Transition(self.observation, action, reward, following, terminated, truncated)  # type: ignore[arg-type]
 
     def _reset(self, which: np.ndarray) -> np.ndarray:
-        seeds: list[int | None] = [
-            _seed(seed, int(episode))
-            for seed, episode in zip(self.seeds, self._episode, strict=True)
-        ]
+        """What is seen as episodes begin in those worlds; 0 for the others."""
+        seen = np.zeros((len(self.seeds), self.spec.observation), np.float32)
         with _silence(), _blame(self.spec.name, "be reset"):
-            seen, _ = self._worlds.reset(seed=seeds, options={"reset_mask": which})
-        return self._read(seen)
+            first = [
+                self._worlds[i].reset(seed=_seed(self.seeds[i], int(self._episode[i])))[0]
+                for i in np.flatnonzero(which)
+            ]
+        seen[which] = self._read(first)
+        return seen
 
     def _read(self, seen: Any) -> np.ndarray:
         """The observations as float32 vectors, checked."""
         with _blame(self.spec.name, "be understood"):
             read = self._reads(seen)
-        want = (len(self.seeds), self.spec.observation)
+        want = (len(seen), self.spec.observation)
         if read.shape != want:
             raise InputError(
                 f"{self.spec.name} showed {read.shape[1:]} numbers where its space says "
@@ -211,7 +208,7 @@ class Host:
         return read
 
     def _act_out(self, index: int, action: np.ndarray | np.integer) -> np.ndarray:
-        environment = self._worlds.envs[index]
+        environment = self._worlds[index]
         with _blame(self.spec.name, f"take action {action}"):
             seen, _, terminated, truncated, _ = environment.step(action + self._first)
         if terminated or truncated:
@@ -219,7 +216,7 @@ class Host:
                 f"{self.spec.name} cannot be resumed: the same seed and actions no longer lead to "
                 "the same place; start a new run"
             )
-        return self._reads(np.asarray(seen)[None])[0]
+        return self._reads([seen])[0]
 
 
 def _seed(seed: int, episode: int) -> int:

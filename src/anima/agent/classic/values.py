@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from anima.agent.agent import AbstractAgent
 from anima.agent.faculty import Faculty, Senses, check_counts
-from anima.agent.mind import AbstractMind, Chart, alignment, only_if
+from anima.agent.mind import AbstractMind, Chart, alignment
 from anima.circuit.circuit import AbstractCircuit
 from anima.core.errors import InputError, check_positive, check_range
 from anima.core.types import Scalar
@@ -125,6 +125,9 @@ class QState(eqx.Module):
     episodes: Int[Array, ""]
 
 
+_CHARTED = ("surprise", "value", "cost", "energy", "residual", "result")
+
+
 class QLearning(AbstractMind):
     """Deep Q-learning (Mnih et al., 2015) where any assigner gives the credit.
 
@@ -181,12 +184,14 @@ class QLearning(AbstractMind):
             step=state.step + self.cycle,
             episodes=state.episodes + jnp.sum(happened.ended.astype(jnp.int32)),
         )
-        before = self._learning(state)
-        update = lambda learning, key: self._update(_with(state, learning), key)
-        after, charts = jax.lax.scan(update, before, jax.random.split(key, self.updates))
-        state = _with(state, only_if(state.step >= self.warmup, after, before))
-        chart = jax.tree.map(lambda leaf: leaf[-1], charts)
-        return state, chart | {"epsilon": self.epsilon(state)}
+
+        def update(i, loop):
+            return self._update(_with(state, loop[0]), jax.random.fold_in(key, i))
+
+        begun = self._learning(state), dict.fromkeys(_CHARTED, jnp.zeros(()))
+        count = jnp.where(state.step >= self.warmup, self.updates, 0)
+        learning, chart = jax.lax.fori_loop(0, count, update, begun)
+        return _with(state, learning), chart | {"epsilon": self.epsilon(state)}
 
     def epsilon(self, state: QState) -> Scalar:
         """How likely any action at all is now."""
