@@ -327,7 +327,53 @@ def agents_page() -> str:
         if rows:
             title = f"{world} (asked: {asked})" if asked else world
             lines += ["", f"## {title}", "", _AGENT_HEAD, "|---" * 8 + "|", *rows]
-    return "\n".join(lines)
+    return "\n".join([*lines, *agents_speed_tables()])
+
+
+def agents_speed_tables() -> list[str]:
+    """Environment steps per second of a learning Q-learner: beside peers, and compiled."""
+    found = read(RESULTS / "agents-speed.json")
+    if found is None:
+        return []
+    raced, ratios = found["gymnasium"], found["gymnasium"]["ratios"]
+    peers = [who for who in raced["rows"] if not who.startswith("anima")]
+    lines = [
+        "",
+        "## Speed",
+        "",
+        f"`{found['command']}`: DQN, 64-64, batches of 64, one update every 4 steps. In",
+        "gymnasium's CartPole, turn by turn on one core, medians over rounds (asked: 3 times sbx,",
+        "10 times Stable-Baselines3):",
+        "",
+        "| | steps a second, median [least, most] | "
+        + " | ".join(f"over {p}" for p in peers)
+        + " |",
+        "|---" * (2 + len(peers)) + "|",
+    ]
+    for who, row in raced["rows"].items():
+        over = [f"{ratios[f'{who} / {p}']:.1f}" if f"{who} / {p}" in ratios else "" for p in peers]
+        lines.append(f"| {who} {row['version']} | {_spread(row)} | {' | '.join(over)} |")
+    lines += [f"| {who} | skipped: {why} |" for who, why in raced["skipped"].items()]
+    lines += [
+        "",
+        "Compiled lives on the same cores, all seeds as one program (asked: 20,000 for one seed,",
+        "16 seeds in less than 6 times its time):",
+        "",
+        "| world | assigner | seeds | steps a second, of all seeds | times as long as one seed |",
+        "|---|---|---|---|---|",
+    ]
+    rate = lambda row: row["steps_per_second"]["median"] / row["seeds"]
+    alone = {(row["world"], row["assigner"]): rate(row) for row in found["compiled"][::-1]}
+    return lines + [
+        f"| {row['world']} | {row['assigner']} | {row['seeds']} | {_spread(row)} | "
+        f"{alone[row['world'], row['assigner']] / rate(row):.1f} |"
+        for row in found["compiled"]
+    ]
+
+
+def _spread(row: dict) -> str:
+    rate = row["steps_per_second"]
+    return f"{rate['median']:,.0f} [{rate['min']:,.0f}, {rate['max']:,.0f}]"
 
 
 _AGENT_HEAD = (

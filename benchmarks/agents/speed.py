@@ -1,14 +1,18 @@
-"""Environment steps per second of a learning agent: compiled lives, and gymnasium on the host.
+"""Environment steps per second of a learning agent: beside its peers in gymnasium, and compiled.
 
     python -m benchmarks.agents.speed
 
-DQN, 64-64, batch 64, one update every 4 steps, by backprop and by predictive coding. Compiled
-lives of 1, 4 and 16 seeds, and one life in gymnasium's own CartPole; the first call (compilation)
-is timed apart. Results go to `benchmarks/results/agents/speed.json`.
+DQN, 64-64, batch 64, one update every 4 steps. In gymnasium's own CartPole anima, by backprop and
+by predictive coding, lives turn by turn with Stable-Baselines3 (PyTorch) and sbx (JAX), each in a
+process of its own on the same core (`peers/dqn_worker.py`): what is reported are medians over
+rounds and their ratios. In compiled worlds 1 and 16 seeds live as one program. Results go to
+`benchmarks/results/agents-speed.json`.
 """
 
 import json
 import os
+import statistics
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -17,52 +21,90 @@ from anima.agent.classic import dqn
 from anima.agent.life import lives
 from anima.world.env import make
 
-RESULTS = Path(__file__).parents[1] / "results" / "agents"
-CYCLES = 500
-REPEATS = 5
+HERE = Path(__file__).parent
+RESULTS = HERE.parent / "results" / "agents-speed.json"
+sys.path.insert(0, str(HERE.parent / "speed"))
+
+from driver import Worker, WorkerError, spread  # noqa: E402  (scripts that are no package)
+from environments import ensure  # noqa: E402
+
+ENTRANTS = {"anima-predictive": "", "anima-backprop": "", "sbx": "rl", "sb3": "rl"}
+CYCLES, REPEATS = 500, 5  # of compiled lives
+STEPS, ROUNDS = 2000, 7  # of the race
 
 
-def timed(world: str, assigner: str, seeds: int) -> dict[str, Any]:
-    """The median rate of some chunks, after a first that compiles."""
+def compiled(world: str, assigner: str, seeds: int) -> dict[str, Any]:
+    """The median rate of some chunks of compiled lives, after a first that compiles."""
     made = make(world)
-    scale = (2.4, 3.0, 0.21, 3.0)
-    mind = dqn(made.spec, assigner=assigner, reward_scale=0.02, scale=scale)
+    mind = dqn(made.spec, assigner=assigner, reward_scale=0.02, scale=(2.4, 3.0, 0.21, 3.0))
     life = lives(mind, made, range(seeds))
     begun = time.perf_counter()
     life.advance(CYCLES)
-    first = time.perf_counter() - begun
-    rates = []
+    first, rates = time.perf_counter() - begun, []
     for _ in range(REPEATS):
         begun = time.perf_counter()
         life.advance(CYCLES)
         rates.append(seeds * CYCLES * mind.cycle / (time.perf_counter() - begun))
     life.close()
-    return {
-        "world": world,
-        "assigner": assigner,
-        "seeds": seeds,
-        "first_seconds": first,
-        "steps_per_second": sorted(rates)[REPEATS // 2],
+    row = {"world": world, "assigner": assigner, "seeds": seeds, "first_seconds": first}
+    return row | {"steps_per_second": spread(rates)}
+
+
+def race() -> dict[str, Any]:
+    """All entrants in gymnasium's CartPole on one core, one after another in every round."""
+    workers, skipped = {}, {}
+    for who, environment in ENTRANTS.items():
+        python, reason = ensure(environment) if environment else (Path(sys.executable), "")
+        try:
+            if python is None:
+                raise WorkerError(reason)
+            command = [str(python), str(HERE / "peers" / "dqn_worker.py"), who]
+            workers[who] = Worker(command, 1)
+        except WorkerError as error:
+            skipped[who] = str(error)
+    rates: dict[str, list[float]] = {who: [] for who in workers}
+    for number in range(ROUNDS):
+        shift = number % max(len(workers), 1)
+        names = list(workers)
+        for who in names[shift:] + names[:shift]:
+            turn = workers[who].ask(f"go {STEPS}")
+            rates[who].append(turn["steps"] / turn["seconds"])
+    rows = {
+        who: {key: worker.ready[key] for key in ("version", "first_seconds")}
+        | {"steps_per_second": spread(rates[who])}
+        for who, worker in workers.items()
     }
+    for worker in workers.values():
+        worker.end()
+    median = {who: statistics.median(values) for who, values in rates.items()}
+    ratios = {
+        f"{ours} / {peer}": median[ours] / median[peer]
+        for ours in median
+        if ours.startswith("anima")
+        for peer in median
+        if not peer.startswith("anima")
+    }
+    return {"rows": rows, "ratios": ratios, "skipped": skipped}
 
 
 def main() -> None:
     """Times all and writes the file."""
+    raced = race()
+    print(json.dumps(raced, indent=1))
     rows = [
-        timed("CartPole-v1", assigner, seeds)
+        compiled(world, assigner, seeds)
+        for world in ("CartPole-v1", "gymnax:CartPole-v1")
         for assigner in ("backprop", "predictive")
-        for seeds in (1, 4, 16)
+        for seeds in (1, 16)
     ]
-    rows += [timed("gymnasium:CartPole-v1", a, 1) for a in ("backprop", "predictive")]
-    for row in rows:
-        print(row)
-    RESULTS.mkdir(parents=True, exist_ok=True)
+    print(json.dumps(rows, indent=1))
     found = {
         "command": "python -m benchmarks.agents.speed",
         "cores": len(os.sched_getaffinity(0)),
-        "rows": rows,
+        "gymnasium": raced,
+        "compiled": rows,
     }
-    (RESULTS / "speed.json").write_text(json.dumps(found, indent=1) + "\n")
+    RESULTS.write_text(json.dumps(found, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -65,6 +65,7 @@ ENVIRONMENTS = {
         Environment("fabricpc"),
         Environment("ngclearn"),
         Environment("torch"),
+        Environment("rl"),
     )
 }
 

@@ -2,9 +2,10 @@
 
     python benchmarks/agents/peers/dqn_worker.py WHO [--threads N]
 
-WHO: anima-predictive, anima-backprop, sb3 or sbx. The same algorithm for all: a net of 64-64, Adam, batches of 64 from a replay of 50,000, one update
-every 4 steps after the first 1,000, epsilon-greedy, a slow copy of the net for the targets. It
-speaks the line protocol of `benchmarks/speed/peers/_protocol.py`.
+WHO is anima-predictive, anima-backprop, sb3 or sbx. The same algorithm for all: a net of 64-64,
+Adam, batches of 64 from a replay of 50,000, one update every 4 steps after the first 1,000,
+epsilon-greedy, a slow copy of the net for the targets. It speaks the line protocol of
+`benchmarks/speed/peers/_protocol.py`.
 """
 
 import argparse
