@@ -229,6 +229,8 @@ def _own(case: dict) -> str:
     if "episodes" not in case:
         return "-"
     least = min(map(float, case["reached"]))
+    if not any(score >= least for row in case["episodes"] for score in row):
+        return "-"  # a life of 400 steps has no episode of 500
     first = lambda row: next((i + 1 for i, score in enumerate(row) if score >= least), None)
     return _arrivals([first(row) for row in case["episodes"]])
 
