@@ -229,7 +229,7 @@ def _own(case: dict) -> str:
     if "episodes" not in case:
         return "-"
     least = min(map(float, case["reached"]))
-    if not any(score >= least for row in case["episodes"] for score in row):
+    if case["steps"] < least:
         return "-"  # a life of 400 steps has no episode of 500
     first = lambda row: next((i + 1 for i, score in enumerate(row) if score >= least), None)
     return _arrivals([first(row) for row in case["episodes"]])
@@ -350,7 +350,7 @@ def agents_speed_tables() -> list[str]:
         "| | steps a second, median [least, most] | "
         + " | ".join(f"over {p}" for p in peers)
         + " |",
-        "|---" * (2 + len(peers)) + "|",
+        "|---|---|" + "---|" * max(len(peers), 1),
     ]
     for who, row in raced["rows"].items():
         over = [f"{ratios[f'{who} / {p}']:.1f}" if f"{who} / {p}" in ratios else "" for p in peers]

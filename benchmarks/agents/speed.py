@@ -9,6 +9,7 @@ rounds and their ratios. In compiled worlds 1 and 16 seeds live as one program. 
 `benchmarks/results/agents-speed.json`.
 """
 
+import contextlib
 import json
 import os
 import statistics
@@ -52,30 +53,35 @@ def compiled(world: str, assigner: str, seeds: int) -> dict[str, Any]:
 
 def race() -> dict[str, Any]:
     """All entrants in gymnasium's CartPole on one core, one after another in every round."""
-    workers, skipped = {}, {}
-    for who, environment in ENTRANTS.items():
-        python, reason = ensure(environment) if environment else (Path(sys.executable), "")
-        try:
-            if python is None:
-                raise WorkerError(reason)
-            command = [str(python), str(HERE / "peers" / "dqn_worker.py"), who]
-            workers[who] = Worker(command, 1)
-        except WorkerError as error:
-            skipped[who] = str(error)
-    rates: dict[str, list[float]] = {who: [] for who in workers}
-    for number in range(ROUNDS):
-        shift = number % max(len(workers), 1)
-        names = list(workers)
-        for who in names[shift:] + names[:shift]:
-            turn = workers[who].ask(f"go {STEPS}")
-            rates[who].append(turn["steps"] / turn["seconds"])
+    workers: dict[str, Worker] = {}
+    rates: dict[str, list[float]] = {}
+    skipped: dict[str, str] = {}
+    with contextlib.ExitStack() as stack:
+        for who, environment in ENTRANTS.items():
+            python, reason = ensure(environment) if environment else (Path(sys.executable), "")
+            try:
+                if python is None:
+                    raise WorkerError(reason)
+                command = [str(python), str(HERE / "peers" / "dqn_worker.py"), who]
+                workers[who], rates[who] = Worker(command, 1), []
+                stack.callback(workers[who].end)
+            except WorkerError as error:
+                skipped[who] = str(error)
+        for number in range(ROUNDS):
+            names = list(rates)
+            shift = number % max(len(names), 1)
+            for who in names[shift:] + names[:shift]:
+                try:
+                    turn = workers[who].ask(f"go {STEPS}")
+                    rates[who].append(turn["steps"] / turn["seconds"])
+                except WorkerError as error:
+                    skipped[who] = str(error)
+                    del rates[who]
     rows = {
-        who: {key: worker.ready[key] for key in ("version", "first_seconds")}
-        | {"steps_per_second": spread(rates[who])}
-        for who, worker in workers.items()
+        who: {key: workers[who].ready[key] for key in ("version", "first_seconds")}
+        | {"steps_per_second": spread(values)}
+        for who, values in rates.items()
     }
-    for worker in workers.values():
-        worker.end()
     median = {who: statistics.median(values) for who, values in rates.items()}
     ratios = {
         f"{ours} / {peer}": median[ours] / median[peer]

@@ -4,8 +4,9 @@
 
 WHO is anima-predictive, anima-backprop, sb3 or sbx. The same algorithm for all: a net of 64-64,
 Adam, batches of 64 from a replay of 50,000, one update every 4 steps after the first 1,000,
-epsilon-greedy, a slow copy of the net for the targets. It speaks the line protocol of
-`benchmarks/speed/peers/_protocol.py`.
+epsilon .05, plain targets from a slow copy of the net. What differs: that copy follows a little
+at every update here and is taken every 500 steps by the peers, who also clip gradients. It speaks
+the line protocol of `benchmarks/speed/peers/_protocol.py`.
 """
 
 import argparse
@@ -19,6 +20,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "speed" / "peers"))
 from _protocol import converse, private_stdout
 
 WARMUP, EVERY, BATCH, CAPACITY, RATE = 1000, 4, 64, 50_000, 1e-3
+EPSILON, DISCOUNT = 0.05, 0.98
 
 
 class Anima:
@@ -34,6 +36,7 @@ class Anima:
         world = make("gymnasium:CartPole-v1")
         settings = dict(warmup=WARMUP, every=EVERY, batch=BATCH, capacity=CAPACITY, rate=RATE)
         scale = (2.4, 3.0, 0.21, 3.0)
+        settings |= dict(double=False, epsilon=EPSILON, epsilon_end=EPSILON, discount=DISCOUNT)
         mind = dqn(world.spec, assigner=assigner, scale=scale, reward_scale=0.02, **settings)
         self.life, self.cycle, self.version = lives(mind, world, [0]), mind.cycle, version("anima")
 
@@ -45,6 +48,7 @@ class Peer:
     """Stable-Baselines3 (PyTorch), or sbx, the same in JAX."""
 
     def __init__(self, name: str, threads: int):
+        import gymnasium
         import stable_baselines3
         import torch
 
@@ -57,7 +61,7 @@ class Peer:
             made, self.version = stable_baselines3.DQN, stable_baselines3.__version__
         self.model: Any = made(
             "MlpPolicy",
-            "CartPole-v1",
+            gymnasium.make("CartPole-v1", disable_env_checker=True),
             learning_rate=RATE,
             buffer_size=CAPACITY,
             learning_starts=WARMUP,
@@ -65,6 +69,9 @@ class Peer:
             train_freq=EVERY,
             gradient_steps=1,
             target_update_interval=500,
+            gamma=DISCOUNT,
+            exploration_initial_eps=EPSILON,
+            exploration_final_eps=EPSILON,
             policy_kwargs={"net_arch": [64, 64]},
             device="cpu",
             seed=0,

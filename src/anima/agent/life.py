@@ -265,6 +265,15 @@ class HostedLives(AbstractLives):
     def alive(self) -> Alive:
         return self._shown(self._tree.unflatten(self._leaves))
 
+    @property
+    def steps(self) -> int:  # without a look at all the rest, which `alive` may have to copy
+        return int(self._tree.unflatten(self._leaves).cycle) * self.mind.cycle
+
+    def one(self, life: int) -> Alive:
+        if len(self.seeds) == 1:  # a copy: the original is given away at the next step
+            return self._tree.unflatten([jnp.array(leaf) for leaf in self._leaves])
+        return super().one(life)
+
     def restore(self, state: Any) -> None:
         alive, (action, thoughts), snapshot = state
         self._leaves = [jnp.array(leaf) for leaf in jax.tree.leaves(self._kept(alive))]

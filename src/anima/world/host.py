@@ -170,13 +170,14 @@ class Host:
         with _blame(self.spec.name, f"take action {done.tolist()}"):
             told = [w.step(a) for w, a in zip(self._worlds, done + self._first, strict=True)]
             seen, rewards, terminations, truncations, _ = zip(*told, strict=True)
-            reward = np.array(rewards, np.float32).reshape(len(told))
+            flat = lambda values, kind: np.array(values, kind).reshape(len(told))
+            reward = flat(rewards, np.float32)
+            terminated, truncated = flat(terminations, bool), flat(truncations, bool)
         self._age += 1
         following = self._read(seen)
         if not np.isfinite(reward).all():
             raise InputError(f"{self.spec.name} gave the reward {reward.tolist()}: mend it")
-        terminated = np.array(terminations, bool)
-        truncated = (np.array(truncations, bool) | (self._age >= self.spec.limit)) & ~terminated
+        truncated = (truncated | (self._age >= self.spec.limit)) & ~terminated
         return Transition(self.observation, action, reward, following, terminated, truncated)  # type: ignore[arg-type]
 
     def _reset(self, which: np.ndarray) -> np.ndarray:

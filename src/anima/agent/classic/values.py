@@ -176,6 +176,7 @@ class QLearning(AbstractMind):
         return jnp.argmax(self._ask(state, state.learner.circuit, observation), -1)
 
     def learn(self, state: QState, happened: Transition, key: PRNGKeyArray) -> tuple[QState, Chart]:
+        """See `AbstractMind.learn`. What is charted is of the last update; 0 while it warms up."""
         happened = happened._replace(reward=happened.reward * self.reward_scale)
         state = dataclasses.replace(
             state,
