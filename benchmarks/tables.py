@@ -204,8 +204,8 @@ def living_tables() -> list[str]:
         lines += [
             "",
             f"Planning and learning together: {row['steps_per_second']:.0f} "
-            f"[{least:.0f}, {most:.0f}] steps a second on `{row['world']}`, {row['cores']} core(s); "
-            "median, least and most of 15 times 300 steps (asked: 400).",
+            f"[{least:.0f}, {most:.0f}] steps a second on `{row['world']}`, "
+            f"{row['cores']} core(s); median, least and most of 15 times 300 steps (asked: 400).",
         ]
     return lines
 
