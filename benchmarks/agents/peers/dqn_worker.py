@@ -1,6 +1,6 @@
 """One DQN on gymnasium's CartPole, told to live N environment steps at a time.
 
-    python benchmarks/agents/peers/dqn_worker.py WHO [--threads N]
+    python benchmarks/agents/peers/dqn_worker.py WHO
 
 WHO is anima-predictive, anima-backprop, sb3 or sbx. The same algorithm for all: a net of 64-64,
 Adam, batches of 64 from a replay of 50,000, one update every 4 steps after the first 1,000,
@@ -47,12 +47,12 @@ class Anima:
 class Peer:
     """Stable-Baselines3 (PyTorch), or sbx, the same in JAX."""
 
-    def __init__(self, name: str, threads: int):
+    def __init__(self, name: str):
         import gymnasium
         import stable_baselines3
         import torch
 
-        torch.set_num_threads(threads)
+        torch.set_num_threads(1)
         if name == "sbx":
             import sbx
 
@@ -87,12 +87,11 @@ def main() -> None:
     """Lives through the warm-up and a little more, then as told."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("who", choices=("anima-predictive", "anima-backprop", "sb3", "sbx"))
-    parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     channel = private_stdout()
     begun = time.perf_counter()
     kind, _, assigner = options.who.partition("-")
-    agent = Anima(assigner) if kind == "anima" else Peer(options.who, options.threads)
+    agent = Anima(assigner) if kind == "anima" else Peer(options.who)
     agent.live(WARMUP + 100 * EVERY)
     first = time.perf_counter() - begun
 
