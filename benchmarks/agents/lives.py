@@ -2,12 +2,14 @@
 
     python -m benchmarks.agents.lives cartpole-dqn-predictive cartpole-dqn-backprop --seeds 10
     python -m benchmarks.agents.lives mountaincar-angc --steps 120000    # longer than it ships
+    python -m benchmarks.agents.lives mountaincar-angc --set agent.epistemic=0    # an ablation
     python -m benchmarks.agents.lives --all --seeds 10
 
-Each preset is lived as it ships (or for `--steps`), seeds 0 to N-1 side by side, and judged by 100
-greedy episodes a seed in fresh worlds. Results go to `benchmarks/results/agents/<preset>.json` (or
-`<preset>-<steps>.json`) with the command that made them; a preset that is there with as many seeds
-is not lived again. Presets were tuned on seeds from 100 on.
+Each preset is lived as it ships (or for `--steps`, or with what is `--set`), seeds 0 to N-1 side
+by side, and judged by 100 greedy episodes a seed in fresh worlds. Results go to
+`benchmarks/results/agents/<preset>.json` (`<preset>-<steps>-<setting>.json` where they were given)
+with the command that made them; a preset that is there with as many seeds is not lived again.
+Presets were tuned on seeds from 100 on.
 """
 
 import argparse
@@ -15,6 +17,7 @@ import json
 import platform
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +26,12 @@ import numpy as np
 
 from anima.core.errors import InputError
 from anima.run import agents
+from anima.run.config import override
 from anima.run.live import Living, result
 from anima.run.statistics import interval, iqm
 
 RESULTS = Path(__file__).parents[1] / "results" / "agents"
+_STEPS = "live.steps="
 THRESHOLDS = {
     "CartPole-v1": 475.0,
     "MountainCar-v0": -110.0,
@@ -37,11 +42,9 @@ THRESHOLDS = {
 }
 
 
-def lived(preset: str, seeds: int, steps: int | None = None) -> dict[str, Any]:
-    """One preset over seeds 0 .. seeds - 1."""
-    table = agents.read_preset(preset)
-    if steps is not None:
-        table["live"] = table.get("live", {}) | {"steps": steps}
+def lived(preset: str, seeds: int, sets: Sequence[str] = ()) -> dict[str, Any]:
+    """One preset over seeds 0 .. seeds - 1, with `sets` changed in it ("agent.epistemic=0")."""
+    table = override(agents.read_preset(preset), sets, agents.resolve)
     config = agents.resolve(table)
     with tempfile.TemporaryDirectory() as folder:
         living = Living(config, 0, seeds, Path(folder))
@@ -53,8 +56,8 @@ def lived(preset: str, seeds: int, steps: int | None = None) -> dict[str, Any]:
     name = config.world["name"]
     return found | {
         "preset": preset,
-        "command": f"python -m benchmarks.agents.lives {preset} --seeds {seeds}"
-        + (f" --steps {steps}" if steps is not None else ""),
+        "command": f"python -m benchmarks.agents.lives {preset} --seeds {seeds}" + _options(sets),
+        "sets": [setting for setting in sets if not setting.startswith(_STEPS)],
         "curve": _curve(outcome.rows),
         "threshold": THRESHOLDS.get(name),
         "steps_to_threshold": _reached(outcome.rows, THRESHOLDS.get(name)),
@@ -83,6 +86,12 @@ def _reached(rows: list[dict[str, Any]], threshold: float | None) -> list[int | 
     return [first(seed) for seed in seeds]
 
 
+def _options(sets: Sequence[str]) -> str:
+    """The options that say what was changed."""
+    steps = [f" --steps {s.removeprefix(_STEPS)}" for s in sets if s.startswith(_STEPS)]
+    return "".join(steps + [f" --set {s}" for s in sets if not s.startswith(_STEPS)])
+
+
 def _say(pulse: Any) -> None:
     if pulse.judged:
         judged = np.mean([row["judged_return"] for row in pulse.rows[-pulse.seeds :]])
@@ -97,15 +106,18 @@ def main() -> None:
     parser.add_argument("--all", action="store_true")
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--steps", type=int)
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     options = parser.parse_args()
+    sets = [f"{_STEPS}{options.steps}"] * (options.steps is not None) + options.set
+    changed = "".join(f"-{setting.removeprefix(_STEPS)}" for setting in sets)
     RESULTS.mkdir(parents=True, exist_ok=True)
     for preset in agents.preset_names() if options.all else options.presets:
-        path = RESULTS / f"{preset}{f'-{options.steps}' if options.steps else ''}.json"
+        path = RESULTS / f"{preset}{changed}.json"
         if path.exists() and json.loads(path.read_text())["seeds"] >= options.seeds:
             continue
         print(preset, file=sys.stderr)
         try:
-            found = lived(preset, options.seeds, options.steps)
+            found = lived(preset, options.seeds, sets)
         except InputError as error:
             if not options.all:
                 raise

@@ -1,0 +1,70 @@
+"""Greedy returns of Stable-Baselines3's and sbx's deep Q-learning, as tuned by their own zoo.
+
+    python -m benchmarks.agents.beside sb3 CartPole-v1 --seeds 10
+
+The rows that anima's are read beside. Every seed is a process of its own in the peers' environment
+(`benchmarks/speed/environments.py rl`), on the cores this command has. Results go to
+`benchmarks/results/agents-peers/<who>-<world>.json`, seed by seed; a seed that is there is not run
+again.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from anima.run.checkpoint import write_atomically
+from anima.run.statistics import interval, iqm
+
+HERE = Path(__file__).parent
+RESULTS = HERE.parent / "results" / "agents-peers"
+sys.path.insert(0, str(HERE.parent / "speed"))
+
+from environments import ensure  # noqa: E402  (a script that is no package)
+
+
+def one_seed(python: Path, who: str, world: str, seed: int) -> dict:
+    """What one seed of a peer learnt; raises `CalledProcessError` if it failed."""
+    worker = HERE / "peers" / "returns_worker.py"
+    command = [str(python), str(worker), who, world, str(seed)]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def main() -> None:
+    """Runs the seeds that are not there yet."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("who", choices=("sb3", "sbx"))
+    parser.add_argument("world")
+    parser.add_argument("--seeds", type=int, default=10)
+    options = parser.parse_args()
+    python, reason = ensure("rl")
+    if python is None:
+        raise SystemExit(f"the peers cannot be installed: {reason}")
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    path = RESULTS / f"{options.who}-{options.world}.json"
+    runs = json.loads(path.read_text())["runs"] if path.exists() else []
+    for seed in sorted(set(range(options.seeds)) - {run["seed"] for run in runs}):
+        runs.append(one_seed(python, options.who, options.world, seed))
+        print(runs[-1], flush=True)
+        returns = np.array([[run["return"]] for run in runs])
+        found = {
+            "agent": "dqn",
+            "who": options.who,
+            "version": runs[-1]["version"],
+            "environment": options.world,
+            "environment_steps": runs[-1]["steps"],
+            "return_iqm": iqm(returns),
+            "ci95": list(interval(returns)),
+            "command": f"python -m benchmarks.agents.beside {options.who} {options.world}"
+            f" --seeds {len(runs)}",
+            "runs": runs,
+        }
+        write_atomically(path, json.dumps(found, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
