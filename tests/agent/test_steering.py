@@ -132,3 +132,26 @@ def test_before_the_warmup_any_action_is_tried_and_nothing_changes():
 def test_what_cannot_be_is_refused(make, said):
     with pytest.raises(InputError, match=said):
         make()
+
+
+def test_noise_that_persists_keeps_its_deviation_and_remembers_itself():
+    """An AR(1): deviation `noise` at every step once begun, correlation rho a step; still at the
+    start of an episode."""
+    mind = ddpg(ROAD, assigner="backprop", noise=0.05, persistence=0.9, **SMALL)
+    state = dataclasses.replace(mind.init(jax.random.key(0)), step=jnp.asarray(100))
+    seen = jnp.zeros((500, 3))
+    meant = mind.spec.action.code(mind.choose(state, seen))
+
+    def step(thought, key):
+        action, thought = mind.decide(state, thought, seen, key, explore=True)
+        return thought, mind.spec.action.code(action) - meant
+
+    keys = jax.random.split(jax.random.key(1), 60)
+    _, noise = jax.lax.scan(step, mind.afresh(500), keys)
+    assert noise.shape == (60, 500, 2)
+    np.testing.assert_allclose(noise[0].std(), 0.05 * np.sqrt(1 - 0.9**2), rtol=0.1)
+    np.testing.assert_allclose(noise[-1].std(), 0.05, rtol=0.1)
+    together = jnp.mean(noise[-1] * noise[-2]) / jnp.mean(noise[-2] ** 2)
+    np.testing.assert_allclose(together, 0.9, atol=0.05)
+    with pytest.raises(InputError, match="persistence is 1"):
+        ddpg(ROAD, persistence=1.0, **SMALL)

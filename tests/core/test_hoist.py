@@ -10,7 +10,7 @@ from jax.extend.core import jaxprs_in_params
 
 from anima import Anderson, Euler, EvenOdd, Hopfield, Predictive, settle
 from anima.circuit.image import Convolution
-from anima.core.hoist import hoist
+from anima.core.hoist import hoist, scan
 
 SIZES = [17, 5, 4, 2]  # 17: a size no other dimension has
 
@@ -65,6 +65,51 @@ def test_an_empty_argument_and_a_constant_function(getkey):
     weight = jax.random.normal(getkey(), (3, 4))
     assert hoist(lambda z: {}, {})({}) == {}
     np.testing.assert_array_equal(hoist(lambda z: weight * 2, {})({}), weight * 2)
+
+
+def walk(weight, step=jax.lax.scan, rows=4, lives=None):
+    """A loop whose step has parts that never change, are of its row, or of what it carries."""
+
+    def one(carry, row):
+        key, push = row
+        drive = jnp.tanh(weight @ weight.T)
+        noise = jax.random.normal(key, (3,))
+        carry = {"at": jnp.tanh(drive @ carry["at"]) + noise + push, "count": carry["count"] + 1}
+        return carry, {"at": carry["at"], "noise": noise, "still": drive, "push": push, "one": 1.0}
+
+    def run(seed):
+        keys = jax.random.split(jax.random.key(seed), rows)
+        start = {"at": jnp.zeros(3), "count": jnp.zeros((), jnp.int32)}
+        return step(one, start, (keys, jnp.arange(float(rows))))
+
+    return run(0) if lives is None else jax.vmap(run)(jnp.arange(lives))
+
+
+@pytest.mark.parametrize("rows", [4, 1])
+@pytest.mark.parametrize("lives", [None, 3])
+def test_a_loop_over_rows_equals_that_of_jax(rows, lives, getkey):
+    weight = jax.random.normal(getkey(), (3, 4))
+    want = jax.jit(lambda w: walk(w, jax.lax.scan, rows, lives))(weight)
+    got = jax.jit(lambda w: walk(w, scan, rows, lives))(weight)
+    assert jax.tree.structure(got) == jax.tree.structure(want)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-13), got, want)
+
+
+def drawn(jaxpr, inside=False) -> list[bool]:
+    """Of each draw of random bits, whether it is within a loop."""
+    found = []
+    for equation in jaxpr.eqns:
+        within = inside or equation.primitive.name in ("while", "scan")
+        found += [inside] * (equation.primitive.name == "random_bits")
+        for inner in jaxprs_in_params(equation.params):
+            found += drawn(inner, within)
+    return found
+
+
+def test_chance_is_drawn_for_all_rows_at_once(getkey):
+    weight = jax.random.normal(getkey(), (3, 4))
+    assert drawn(jax.make_jaxpr(lambda w: walk(w, scan))(weight).jaxpr) == [False]
+    assert drawn(jax.make_jaxpr(lambda w: walk(w, jax.lax.scan))(weight).jaxpr) == [True]
 
 
 def contractions(jaxpr, inside=False) -> list[int]:

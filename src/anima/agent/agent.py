@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from anima.agent.life import AbstractLives, afresh, decided, lives
+from anima.agent.life import AbstractLives, decided, lives
 from anima.agent.mind import AbstractMind
 from anima.core.errors import DivergedError, InputError, nearest
 from anima.world.env import AbstractWorld, Discrete, make
@@ -116,7 +116,7 @@ class AbstractAgent:
             raise InputError("predict: the observation holds a number that is not finite")
         batch, alone = jnp.asarray(np.atleast_2d(seen)), state is None and episode_start is None
         begun = np.zeros(len(batch), bool) if episode_start is None else np.asarray(episode_start)
-        state = afresh(self.mind, len(batch)) if state is None else state
+        state = self.mind.afresh(len(batch)) if state is None else state
         self._asked += not deterministic
         key = jax.random.fold_in(jax.random.key(self.seed + 1), self._asked)
         action, state = self._decide(

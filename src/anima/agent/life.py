@@ -21,6 +21,7 @@ from jaxtyping import Array, Bool, Float, Int, Integer, Key, PRNGKeyArray
 
 from anima.agent.mind import AbstractMind, Chart, Charts, arrays
 from anima.core.errors import InputError
+from anima.core.hoist import scan
 from anima.core.types import Keys
 from anima.world.env import AbstractWorld, Transition, begin, proceed
 from anima.world.host import Host, Hosted
@@ -341,13 +342,7 @@ def born(mind: AbstractMind, seed: Integer[Array, ""], open_worlds: Any) -> Aliv
     tally = Tally(jnp.zeros(mind.worlds), jnp.zeros(mind.worlds, jnp.int32))
     worlds = open_worlds(jax.random.split(outer, mind.worlds))
     none = jnp.zeros((), jnp.int32)
-    return Alive(arrays(mind.init(inner)), worlds, tally, none, key, afresh(mind, mind.worlds))
-
-
-def afresh(mind: AbstractMind, worlds: int) -> Any:
-    """What is on a mind in so many worlds whose episodes begin."""
-    wide = lambda leaf: jnp.broadcast_to(leaf, (worlds, *jnp.shape(leaf)))
-    return jax.tree.map(wide, mind.thought())
+    return Alive(arrays(mind.init(inner)), worlds, tally, none, key, mind.afresh(mind.worlds))
 
 
 def decided(
@@ -365,7 +360,7 @@ def decided(
     def clear(new, old):
         return jnp.where(begun.reshape(-1, *[1] * (old.ndim - 1)), new, old)
 
-    thoughts = jax.tree.map(clear, afresh(mind, seen.shape[0]), thoughts)
+    thoughts = jax.tree.map(clear, mind.afresh(seen.shape[0]), thoughts)
     return mind.decide(state, thoughts, seen, key, explore=explore)
 
 
@@ -393,7 +388,7 @@ def _cycle(mind: AbstractMind, world: AbstractWorld, alive: Alive):
         return (moved[0], thoughts), moved[1]
 
     _, *keys = _keys(mind, alive)
-    (worlds, thoughts), happened = jax.lax.scan(step, (alive.worlds, alive.thoughts), tuple(keys))
+    (worlds, thoughts), happened = scan(step, (alive.worlds, alive.thoughts), tuple(keys))
     alive, chart, ending = _learnt(mind, alive, happened)
     return dataclasses.replace(alive, worlds=worlds, thoughts=thoughts), (chart, ending)
 
@@ -438,7 +433,7 @@ def _play(mind: AbstractMind, world: AbstractWorld, state: Any, key: PRNGKeyArra
         return moments, scores, over | past.ended, time + 1, thoughts
 
     none = jnp.zeros((), jnp.int32)
-    start = (moments, jnp.zeros(count), jnp.zeros(count, bool), none, afresh(mind, count))
+    start = (moments, jnp.zeros(count), jnp.zeros(count, bool), none, mind.afresh(count))
     return jax.lax.while_loop(going, step, start)[1]
 
 
@@ -447,7 +442,7 @@ def _play_hosted(
 ) -> list[float]:
     """The returns of so many greedy episodes in each hosted world."""
     done: list[list[float]] = [[] for _ in each]
-    score, thoughts = np.zeros(len(each)), afresh(mind, len(each))
+    score, thoughts = np.zeros(len(each)), mind.afresh(len(each))
     while any(len(d) < want for d, want in zip(done, each, strict=True)):
         key, now = jax.random.split(key)
         action, thoughts = decide(thoughts, host.observation, host.begun, now, explore=False)

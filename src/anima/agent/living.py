@@ -195,14 +195,13 @@ class LivingMind(AbstractMind):
     def act(
         self, state: LivingState, observation: Float[Array, "worlds n"], key: PRNGKeyArray
     ) -> Array:
-        return self._afresh(state, observation, key, explore=True)
+        return self._at_once(state, observation, key, explore=True)
 
     def choose(self, state: LivingState, observation: Float[Array, "worlds n"]) -> Array:
-        return self._afresh(state, observation, jax.random.key(0), explore=False)
+        return self._at_once(state, observation, jax.random.key(0), explore=False)
 
-    def _afresh(self, state: LivingState, observation: Array, key: PRNGKeyArray, explore: bool):
-        wide = lambda leaf: jnp.broadcast_to(leaf, (observation.shape[0], *jnp.shape(leaf)))
-        thought = jax.tree.map(wide, self.thought())
+    def _at_once(self, state: LivingState, observation: Array, key: PRNGKeyArray, explore: bool):
+        thought = self.afresh(observation.shape[0])
         return self.decide(state, thought, observation, key, explore=explore)[0]
 
     def ignorance(self, steps: int) -> str:

@@ -52,6 +52,11 @@ class AbstractMind(eqx.Module):
         """What is on its mind as an episode begins, a pytree of arrays; none by default."""
         return None
 
+    def afresh(self, worlds: int) -> Any:
+        """What is on its mind in so many worlds whose episodes begin."""
+        wide = lambda leaf: jnp.broadcast_to(leaf, (worlds, *jnp.shape(leaf)))
+        return jax.tree.map(wide, self.thought())
+
     def decide(
         self,
         state: Any,

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from anima.agent.life import afresh, decided
+from anima.agent.life import decided
 from anima.agent.mind import AbstractMind
 from anima.core.errors import InputError
 from anima.world.env import Transition
@@ -29,7 +29,7 @@ class Instant(NamedTuple):
 def episode(mind: AbstractMind, state: Any, host: Host, *, seed: int) -> Iterator[Instant]:
     """One greedy episode in the first world of a host that has just been opened."""
     decide = jax.jit(partial(decided, mind, state, explore=False))
-    thoughts, key, over = afresh(mind, 1), jax.random.key(seed), False
+    thoughts, key, over = mind.afresh(1), jax.random.key(seed), False
     while not over:
         key, now = jax.random.split(key)
         seen, before = host.observation, thoughts

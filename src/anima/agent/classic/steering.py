@@ -49,8 +49,12 @@ class AbstractConduct(eqx.Module):
     head: eqx.AbstractVar[SquashedGaussian]
 
     @abstractmethod
-    def explore(self, params: Params, key: PRNGKeyArray) -> Code:
-        """An action to try."""
+    def begin(self) -> Any:
+        """What of its exploring lasts from step to step, as an episode begins."""
+
+    @abstractmethod
+    def explore(self, params: Params, lasting: Any, key: PRNGKeyArray) -> tuple[Code, Any]:
+        """An action to try, and what lasts of that."""
 
     @abstractmethod
     def mean_to(self, params: Params, key: PRNGKeyArray) -> tuple[Code, Scalar]:
@@ -66,14 +70,24 @@ class AbstractConduct(eqx.Module):
 
 
 class Certain(AbstractConduct):
-    """DDPG: the mode is meant, and tried with Gaussian noise of deviation `noise` added."""
+    """DDPG: the mode is meant, and tried with Gaussian noise of deviation `noise` added.
+
+    From step to step the noise n keeps `persistence` rho of itself, of the same deviation always:
+    n <- rho n + sqrt(1 - rho^2) noise xi, the Ornstein-Uhlenbeck process of Lillicrap et al.
+    (2016), except that an episode begins without any.
+    """
 
     head: SquashedGaussian
     noise: float = eqx.field(static=True)
+    persistence: float = eqx.field(static=True)
 
-    def explore(self, params: Params, key: PRNGKeyArray) -> Code:
-        mode = self.head.mode(params)
-        return jnp.clip(mode + self.noise * jax.random.normal(key, mode.shape), -1, 1)
+    def begin(self) -> Code:
+        return jnp.zeros(self.head.gaussian.size)
+
+    def explore(self, params: Params, lasting: Code, key: PRNGKeyArray) -> tuple[Code, Code]:
+        fresh = self.noise * jax.random.normal(key, lasting.shape)
+        lasting = self.persistence * lasting + math.sqrt(1 - self.persistence**2) * fresh
+        return jnp.clip(self.head.mode(params) + lasting, -1, 1), lasting
 
     def mean_to(self, params: Params, key: PRNGKeyArray) -> tuple[Code, Scalar]:
         return self.head.mode(params), jnp.zeros(())
@@ -90,8 +104,11 @@ class Sampled(AbstractConduct):
 
     head: SquashedGaussian
 
-    def explore(self, params: Params, key: PRNGKeyArray) -> Code:
-        return self.head.sample(params, key)
+    def begin(self) -> None:
+        return None
+
+    def explore(self, params: Params, lasting: None, key: PRNGKeyArray) -> tuple[Code, None]:
+        return self.head.sample(params, key), None
 
     def mean_to(self, params: Params, key: PRNGKeyArray) -> tuple[Code, Scalar]:
         return self.head.draw(params, key)
@@ -185,15 +202,33 @@ class Steering(AbstractMind):
             step=jnp.zeros((), jnp.int32),
         )
 
-    def act(
-        self, state: SteeringState, observation: Float[Array, "worlds n"], key: PRNGKeyArray
-    ) -> Array:
+    def thought(self) -> Any:
+        return self.conduct.begin()
+
+    def decide(
+        self,
+        state: SteeringState,
+        thought: Any,
+        observation: Float[Array, "worlds n"],
+        key: PRNGKeyArray,
+        *,
+        explore: bool,
+    ) -> tuple[Array, Any]:
+        if not explore:
+            return self.choose(state, observation), thought
         drawing, trying = jax.random.split(key)
         params = self._params(state, observation)
         keys = jax.random.split(trying, observation.shape[0])
-        tried = self._space.decode(jax.vmap(self.conduct.explore)(params, keys))
+        tried, thought = jax.vmap(self.conduct.explore)(params, thought, keys)
+        tried = self._space.decode(tried)
         any_ = self._space.spread(jax.random.uniform(drawing, tried.shape))
-        return jnp.where(state.step < self.warmup, any_, tried)
+        return jnp.where(state.step < self.warmup, any_, tried), thought
+
+    def act(
+        self, state: SteeringState, observation: Float[Array, "worlds n"], key: PRNGKeyArray
+    ) -> Array:
+        thought = self.afresh(observation.shape[0])
+        return self.decide(state, thought, observation, key, explore=True)[0]
 
     def choose(self, state: SteeringState, observation: Float[Array, "worlds n"]) -> Array:
         params = self._params(state, observation)
@@ -404,6 +439,7 @@ def ddpg(
     polyak: float = 0.01,
     pull: float = 1.0,
     noise: float = 0.1,
+    persistence: float = 0.0,
     reward_scale: float = 1.0,
     scale: Sequence[float] = (),
     normalise: bool = False,
@@ -411,15 +447,17 @@ def ddpg(
     """Deep deterministic policy gradient (Lillicrap et al., 2016).
 
     **Arguments:** `noise`, the deviation of what is added to actions to explore, in units of half
-    their range; `rate` and `critic_rate`, the actor's and the critic's; the others are the fields
-    of `Steering`, or as for `dqn`.
+    their range; `persistence`, the share of it that a step passes on to the next (0: each step has
+    its own; a world that must long be pushed one way needs it near 1); `rate` and `critic_rate`,
+    the actor's and the critic's; the others are the fields of `Steering`, or as for `dqn`.
 
     **Raises:** `InputError` for a world of finitely many actions, and for settings out of range.
     """
     check_range("ddpg", 0, math.inf, noise=noise)
+    check_range("ddpg", 0, 1, persistence=persistence)
     given = locals()
     head = SquashedGaussian(Gaussian(steered("ddpg", spec).size, 0.0))
-    return _steering("ddpg", spec, Certain(head, noise), 1, given, slow_actor=True)
+    return _steering("ddpg", spec, Certain(head, noise, persistence), 1, given, slow_actor=True)
 
 
 def svg0(
