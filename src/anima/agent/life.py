@@ -205,8 +205,8 @@ class HostedLives(AbstractLives):
     """Lives in worlds on the host: acting and learning are compiled, the steps between are not.
 
     What crosses to the compiled side at every step is a flat list of arrays, because taking a
-    tree of modules apart costs more than acting does; and the action that follows a learning is
-    computed with it, in one call.
+    tree of modules apart costs more than acting does. The action that follows a learning is
+    computed with it, in one call, and so are the keys of the whole cycle.
     """
 
     def __init__(self, mind: AbstractMind, world: Hosted, seeds: Sequence[int]):
@@ -222,6 +222,7 @@ class HostedLives(AbstractLives):
         self._leaves, self._tree = jax.tree.flatten(newborn)
         self._names: list[str] = []
         self._next: Any = None  # the cycle's first action and its thoughts, once they are known
+        self._keys: Any = None  # of the cycle's acting, likewise
         kept, shown = self._kept, self._shown
 
         def together(function, life, *rest):
@@ -229,8 +230,12 @@ class HostedLives(AbstractLives):
                 return function(life, *kept(rest))
             return _together(function, len(self.seeds))((life, *rest))
 
-        def act(i, alive, seen, begun):
-            key = _keys(mind, alive)[1][i]
+        def drawing(leaves):
+            return shown(
+                together(lambda alive: _keys(mind, alive)[1], self._tree.unflatten(leaves))
+            )
+
+        def act(alive, seen, begun, key):
             action, thoughts = decided(mind, alive.mind, alive.thoughts, seen, begun, key)
             return action, jax.tree.leaves(thoughts)
 
@@ -238,11 +243,12 @@ class HostedLives(AbstractLives):
             alive, chart, ending = _learnt(mind, alive, happened)
             self._names = sorted(chart)
             values = jnp.stack([chart[name] for name in self._names])
-            return alive, (act(0, alive, seen, begun), values, ending)
+            keys = _keys(mind, alive)[1]
+            return alive, (act(alive, seen, begun, keys[0]), keys, values, ending)
 
-        def acting(leaves, seen, begun, i):
+        def acting(leaves, seen, begun, keys, i):
             alive = self._tree.unflatten(leaves)
-            action, thoughts = together(partial(act, i), alive, seen, begun)
+            action, thoughts = together(act, alive, seen, begun, keys[:, i])
             return shown(action), thoughts
 
         def learning(leaves, happened, seen, begun):
@@ -251,6 +257,7 @@ class HostedLives(AbstractLives):
             action, thoughts = acted
             return jax.tree.leaves(alive), (shown(action), thoughts), *shown(rest)
 
+        self._draw = jax.jit(drawing)
         self._act = jax.jit(acting)
         self._learn = jax.jit(learning, donate_argnums=0)
         self._decide = jax.jit(partial(decided, mind), static_argnames="explore")
@@ -278,7 +285,7 @@ class HostedLives(AbstractLives):
     def restore(self, state: Any) -> None:
         alive, (action, thoughts), snapshot = state
         self._leaves = [jnp.array(leaf) for leaf in jax.tree.leaves(self._kept(alive))]
-        self._next = jax.tree.map(jnp.array, (action, self._kept(thoughts)))
+        self._next, self._keys = jax.tree.map(jnp.array, (action, self._kept(thoughts))), None
         self._host.restore({name: np.asarray(value) for name, value in snapshot.items()})
 
     def advance(self, cycles: int) -> tuple[Any, Ending]:
@@ -286,7 +293,7 @@ class HostedLives(AbstractLives):
         for _ in range(cycles):
             past = [self._step(i) for i in range(self.mind.every)]
             happened = Transition._make(np.stack(leaves, 1) for leaves in zip(*past, strict=True))
-            self._leaves, self._next, chart, ending = self._learn(
+            self._leaves, self._next, self._keys, chart, ending = self._learn(
                 self._leaves, happened, *self._seen()
             )
             charts.append(chart)
@@ -321,7 +328,9 @@ class HostedLives(AbstractLives):
     def _decided(self, index: int = 0) -> Any:
         """What is done next, and what is in mind then."""
         if self._next is None:
-            self._next = self._act(self._leaves, *self._seen(), np.int32(index))
+            if self._keys is None:
+                self._keys = self._draw(self._leaves)
+            self._next = self._act(self._leaves, *self._seen(), self._keys, np.int32(index))
         return self._next
 
     def _step(self, index: int) -> Transition:
