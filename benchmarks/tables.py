@@ -324,14 +324,17 @@ def agents_page() -> str:
         "in place of 64-64, and its Q-learners see rewards ten times smaller. Seconds are of",
         "all seeds together, on one core that others shared; *to threshold* is the median over",
         "seeds of the first judging (10 episodes) at or above it, with how many seeds got",
-        "there. What has no row was not run. *sb3* and *sbx*: the same algorithm of",
-        "Stable-Baselines3 and sbx with the settings that their zoo calls tuned (256-256, learning",
-        "by backprop), one process a seed.",
+        "there. What has no row was not run.",
     ]
     found = [json.loads(path.read_text()) for path in sorted((RESULTS / "agents").glob("*.json"))]
     peers = [
         json.loads(path.read_text()) for path in sorted((RESULTS / "agents-peers").glob("*.json"))
     ]
+    if peers:
+        lines += [
+            "*sb3*, *sbx*: deep Q-learning (256-256, one reward ahead, by backprop) of these",
+            "libraries with the settings of Stable-Baselines3's zoo, a process a seed on one core.",
+        ]
     others = sorted({row["environment"] for row in found} - set(RETURNS_ASKED))
     for world, asked in (RETURNS_ASKED | dict.fromkeys(others, "")).items():
         rows = [_agent_row(row) for row in found if row["environment"] == world]

@@ -1,15 +1,16 @@
-"""Greedy returns of Stable-Baselines3's and sbx's deep Q-learning, as tuned by their own zoo.
+"""Greedy returns of Stable-Baselines3's and sbx's deep Q-learning, with the settings of their zoo.
 
     python -m benchmarks.agents.beside sb3 CartPole-v1 --seeds 10
 
 The rows that anima's are read beside. Every seed is a process of its own in the peers' environment
-(`benchmarks/speed/environments.py rl`), on the cores this command has. Results go to
+(`benchmarks/speed/environments.py rl`), on one core. Results go to
 `benchmarks/results/agents-peers/<who>-<world>.json`, seed by seed; a seed that is there is not run
-again.
+again: after another release of a peer, begin without the file.
 """
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -46,6 +47,7 @@ def main() -> None:
         raise SystemExit(f"the peers cannot be installed: {reason}")
     RESULTS.mkdir(parents=True, exist_ok=True)
     path = RESULTS / f"{options.who}-{options.world}.json"
+    os.sched_setaffinity(0, list(os.sched_getaffinity(0))[:1])  # as the races: one core
     runs = json.loads(path.read_text())["runs"] if path.exists() else []
     for seed in sorted(set(range(options.seeds)) - {run["seed"] for run in runs}):
         runs.append(one_seed(python, options.who, options.world, seed))

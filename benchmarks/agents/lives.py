@@ -15,6 +15,8 @@ Presets were tuned on seeds from 100 on.
 import argparse
 import json
 import platform
+import re
+import shlex
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -89,7 +91,7 @@ def _reached(rows: list[dict[str, Any]], threshold: float | None) -> list[int | 
 def _options(sets: Sequence[str]) -> str:
     """The options that say what was changed."""
     steps = [f" --steps {s.removeprefix(_STEPS)}" for s in sets if s.startswith(_STEPS)]
-    return "".join(steps + [f" --set {s}" for s in sets if not s.startswith(_STEPS)])
+    return "".join(steps + [f" --set {shlex.quote(s)}" for s in sets if not s.startswith(_STEPS)])
 
 
 def _say(pulse: Any) -> None:
@@ -110,6 +112,7 @@ def main() -> None:
     options = parser.parse_args()
     sets = [f"{_STEPS}{options.steps}"] * (options.steps is not None) + options.set
     changed = "".join(f"-{setting.removeprefix(_STEPS)}" for setting in sets)
+    changed = re.sub(r"[^\w.=-]+", "_", changed)  # a part of a file's name
     RESULTS.mkdir(parents=True, exist_ok=True)
     for preset in agents.preset_names() if options.all else options.presets:
         path = RESULTS / f"{preset}{changed}.json"
@@ -121,7 +124,9 @@ def main() -> None:
         except InputError as error:
             if not options.all:
                 raise
-            print(f"  left out: {error}", file=sys.stderr)  # a world that needs an extra
+            print(
+                f"  left out: {error}", file=sys.stderr
+            )  # it needs an extra, or has no such setting
             continue
         path.write_text(json.dumps(found, indent=1) + "\n")
         print(f"  IQM {found['return_iqm']:.1f} {found['ci95']}", file=sys.stderr)

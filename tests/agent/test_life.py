@@ -7,9 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.extend.core import jaxprs_in_params
 
 from anima.agent.classic import ddpg, dqn
-from anima.agent.life import lives
+from anima.agent.life import lifetime, lives
 from anima.core.errors import InputError
 from anima.world.env import make
 from anima.world.host import hosted
@@ -55,10 +56,36 @@ def test_endings_tell_returns_and_lengths(corridor):
     assert length.sum() <= 80 < length.sum() + 8
 
 
+def _in_loops(jaxpr, length, inside=False):
+    """The primitives within loops of that length."""
+    found = set()
+    for equation in jaxpr.eqns:
+        looping = equation.primitive.name == "scan" and equation.params["length"] == length
+        found |= {equation.primitive.name} if inside else set()
+        for inner in jaxprs_in_params(equation.params):
+            found |= _in_loops(inner, length, inside or looping)
+    return found
+
+
+def test_a_cycle_draws_all_its_chance_before_its_loop(corridor):
+    mind = dqn(corridor.spec, **SETTINGS | dict(every=3))
+    cycle = lambda seed: lifetime(mind, corridor, seed, 1)[0]
+    found = _in_loops(jax.make_jaxpr(cycle)(jnp.uint32(0)).jaxpr, 3)
+    assert "dot_general" in found and "random_bits" not in found
+
+
 @pytest.mark.parametrize("seeds", [[3, 4], [3]])
-def test_hosted_lives_go_on_from_a_state_as_if_never_stopped(seeds):
-    world = hosted("CartPole-v1")
-    mind = dqn(world.spec, **SETTINGS)
+@pytest.mark.parametrize(
+    ("name", "recipe", "settings"),
+    [
+        ("CartPole-v1", dqn, {}),
+        ("Pendulum-v1", ddpg, dict(persistence=0.9, every=3, worlds=2)),  # it has a thought
+    ],
+    ids=["dqn", "ddpg"],
+)
+def test_hosted_lives_go_on_from_a_state_as_if_never_stopped(name, recipe, settings, seeds):
+    world = hosted(name)
+    mind = recipe(world.spec, **SETTINGS | settings)
     life = lives(mind, world, seeds)
     life.advance(9)
     kept = life.state

@@ -10,6 +10,7 @@ import pytest
 from anima.agent import DDPG, SAC
 from anima.agent.classic import ddpg, sac, svg0, synapse
 from anima.agent.classic.steering import along
+from anima.agent.life import decided
 from anima.core.errors import InputError
 from anima.settle.solvers import Euler
 from anima.world.env import Continuous, Discrete, Spec, blank
@@ -135,8 +136,8 @@ def test_what_cannot_be_is_refused(make, said):
 
 
 def test_noise_that_persists_keeps_its_deviation_and_remembers_itself():
-    """An AR(1): deviation `noise` at every step once begun, correlation rho a step; still at the
-    start of an episode."""
+    """An AR(1): its deviation grows to `noise`, its correlation is rho a step; an episode begins
+    without what the last one ended with."""
     mind = ddpg(ROAD, assigner="backprop", noise=0.05, persistence=0.9, **SMALL)
     state = dataclasses.replace(mind.init(jax.random.key(0)), step=jnp.asarray(100))
     seen = jnp.zeros((500, 3))
@@ -153,5 +154,9 @@ def test_noise_that_persists_keeps_its_deviation_and_remembers_itself():
     np.testing.assert_allclose(noise[-1].std(), 0.05, rtol=0.1)
     together = jnp.mean(noise[-1] * noise[-2]) / jnp.mean(noise[-2] ** 2)
     np.testing.assert_allclose(together, 0.9, atol=0.05)
+    thought, begun = jnp.full((500, 2), 0.5), jnp.arange(500) < 250
+    _, after = decided(mind, state, thought, seen, begun, keys[0])
+    np.testing.assert_allclose(jnp.mean(after[:250]), 0.0, atol=0.01)
+    np.testing.assert_allclose(jnp.mean(after[250:]), 0.45, atol=0.01)
     with pytest.raises(InputError, match="persistence is 1"):
         ddpg(ROAD, persistence=1.0, **SMALL)

@@ -67,25 +67,31 @@ def test_an_empty_argument_and_a_constant_function(getkey):
     np.testing.assert_array_equal(hoist(lambda z: weight * 2, {})({}), weight * 2)
 
 
-def walk(weight, step=jax.lax.scan, rows=4, lives=None):
+def walk(weight, loop=jax.lax.scan, rows=4, lives=None):
     """A loop whose step has parts that never change, are of its row, or of what it carries."""
 
-    def one(carry, row):
+    def step(carry, row):
         key, push = row
         drive = jnp.tanh(weight @ weight.T)
         noise = jax.random.normal(key, (3,))
         carry = {"at": jnp.tanh(drive @ carry["at"]) + noise + push, "count": carry["count"] + 1}
-        return carry, {"at": carry["at"], "noise": noise, "still": drive, "push": push, "one": 1.0}
+        return carry, {
+            "at": carry["at"],
+            "noise": noise,
+            "still": drive,
+            "push": push,
+            "number": 1.0,
+        }
 
     def run(seed):
         keys = jax.random.split(jax.random.key(seed), rows)
         start = {"at": jnp.zeros(3), "count": jnp.zeros((), jnp.int32)}
-        return step(one, start, (keys, jnp.arange(float(rows))))
+        return loop(step, start, (keys, jnp.arange(float(rows))))
 
     return run(0) if lives is None else jax.vmap(run)(jnp.arange(lives))
 
 
-@pytest.mark.parametrize("rows", [4, 1])
+@pytest.mark.parametrize("rows", [4, 1, 0])
 @pytest.mark.parametrize("lives", [None, 3])
 def test_a_loop_over_rows_equals_that_of_jax(rows, lives, getkey):
     weight = jax.random.normal(getkey(), (3, 4))

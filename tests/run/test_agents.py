@@ -37,7 +37,9 @@ def test_another_assigner_brings_its_own_settings():
         (dict(world="CartPole-v1"), "cartpole-dqn-predictive"),
         (dict(world="CartPole-v1", agent="ppo"), "cartpole-ppo-predictive"),
         (dict(world="CartPole-v1", agent="ppo", assigner="backprop"), "cartpole-ppo-backprop"),
-        (dict(world="Pendulum-v1", agent="sac"), "pendulum-sac-predictive"),
+        (dict(world="Pendulum-v1"), "pendulum-sac-predictive"),
+        (dict(world="Pendulum-v1", agent="ddpg"), "pendulum-ddpg-predictive"),
+        (dict(world="MountainCarContinuous-v0"), "mountaincarcontinuous-ddpg-predictive"),
     ],
 )
 def test_the_usual_preset_is_taken_and_a_twin_only_if_asked_for(wanted, preset):

@@ -1,10 +1,10 @@
-"""One seed of a peer's deep Q-learning with its tuned settings, judged by greedy episodes.
+"""One seed of a peer's deep Q-learning with its zoo's settings, judged by greedy episodes.
 
     python benchmarks/agents/peers/returns_worker.py WHO WORLD SEED
 
-WHO is sb3 (Stable-Baselines3, PyTorch) or sbx (the same in JAX). The settings are those that the
-peers' own zoo (DLR-RM/rl-baselines3-zoo, hyperparams/dqn.yml) calls tuned for each world, steps
-among them. The last line printed is a JSON object.
+WHO is sb3 (Stable-Baselines3, PyTorch) or sbx (the same in JAX). The settings, steps among them,
+are those that Stable-Baselines3's zoo (DLR-RM/rl-baselines3-zoo, hyperparams/dqn.yml) calls tuned
+(for CartPole: almost tuned); sbx borrows them. The last line printed is a JSON object.
 """
 
 import argparse
@@ -14,7 +14,7 @@ from typing import Any
 
 EPISODES = 100
 
-TUNED: dict[str, dict[str, Any]] = {
+ZOO: dict[str, dict[str, Any]] = {
     "CartPole-v1": dict(
         steps=50_000,
         learning_rate=2.3e-3,
@@ -61,7 +61,7 @@ def main() -> None:
     """Learns, is judged, and says so."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("who", choices=("sb3", "sbx"))
-    parser.add_argument("world", choices=sorted(TUNED))
+    parser.add_argument("world", choices=sorted(ZOO))
     parser.add_argument("seed", type=int)
     options = parser.parse_args()
 
@@ -77,7 +77,7 @@ def main() -> None:
         import sbx
 
         library = sbx
-    settings = dict(TUNED[options.world])
+    settings = dict(ZOO[options.world])
     steps = settings.pop("steps")
     make = lambda: Monitor(gymnasium.make(options.world, disable_env_checker=True))
     begun = time.perf_counter()

@@ -222,7 +222,7 @@ class HostedLives(AbstractLives):
         self._leaves, self._tree = jax.tree.flatten(newborn)
         self._names: list[str] = []
         self._next: Any = None  # the cycle's first action and its thoughts, once they are known
-        self._keys: Any = None  # of the cycle's acting, likewise
+        self._acting_keys: Any = None  # (lives, every), once they are known
         kept, shown = self._kept, self._shown
 
         def together(function, life, *rest):
@@ -231,9 +231,8 @@ class HostedLives(AbstractLives):
             return _together(function, len(self.seeds))((life, *rest))
 
         def drawing(leaves):
-            return shown(
-                together(lambda alive: _keys(mind, alive)[1], self._tree.unflatten(leaves))
-            )
+            alive = self._tree.unflatten(leaves)
+            return shown(together(lambda alive: _keys(mind, alive)[1], alive))
 
         def act(alive, seen, begun, key):
             action, thoughts = decided(mind, alive.mind, alive.thoughts, seen, begun, key)
@@ -285,7 +284,8 @@ class HostedLives(AbstractLives):
     def restore(self, state: Any) -> None:
         alive, (action, thoughts), snapshot = state
         self._leaves = [jnp.array(leaf) for leaf in jax.tree.leaves(self._kept(alive))]
-        self._next, self._keys = jax.tree.map(jnp.array, (action, self._kept(thoughts))), None
+        self._next = jax.tree.map(jnp.array, (action, self._kept(thoughts)))
+        self._acting_keys = None
         self._host.restore({name: np.asarray(value) for name, value in snapshot.items()})
 
     def advance(self, cycles: int) -> tuple[Any, Ending]:
@@ -293,7 +293,7 @@ class HostedLives(AbstractLives):
         for _ in range(cycles):
             past = [self._step(i) for i in range(self.mind.every)]
             happened = Transition._make(np.stack(leaves, 1) for leaves in zip(*past, strict=True))
-            self._leaves, self._next, self._keys, chart, ending = self._learn(
+            self._leaves, self._next, self._acting_keys, chart, ending = self._learn(
                 self._leaves, happened, *self._seen()
             )
             charts.append(chart)
@@ -328,9 +328,9 @@ class HostedLives(AbstractLives):
     def _decided(self, index: int = 0) -> Any:
         """What is done next, and what is in mind then."""
         if self._next is None:
-            if self._keys is None:
-                self._keys = self._draw(self._leaves)
-            self._next = self._act(self._leaves, *self._seen(), self._keys, np.int32(index))
+            if self._acting_keys is None:
+                self._acting_keys = self._draw(self._leaves)
+            self._next = self._act(self._leaves, *self._seen(), self._acting_keys, np.int32(index))
         return self._next
 
     def _step(self, index: int) -> Transition:

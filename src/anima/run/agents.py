@@ -28,7 +28,7 @@ from anima.world.classic import altered
 from anima.world.env import Spec
 
 AGENTS: dict[str, type[AbstractAgent]] = {
-    agent.name: agent for agent in (DQN, ANGC, REINFORCE, PPO, DDPG, SVG0, SAC, Synapse, Living)
+    agent.name: agent for agent in (DQN, ANGC, REINFORCE, PPO, SAC, DDPG, SVG0, Synapse, Living)
 }
 DEFAULT = "dqn"
 

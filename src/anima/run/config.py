@@ -205,7 +205,7 @@ def read_file(path: Path) -> Table:
 
 
 def override(
-    table: Table, assignments: list[str], complete: Callable[[Table], Any] | None = None
+    table: Table, assignments: Sequence[str], complete: Callable[[Table], Any] | None = None
 ) -> Table:
     """The table with `key=value` assignments applied, values written as in TOML.
 

@@ -72,9 +72,9 @@ class AbstractConduct(eqx.Module):
 class Certain(AbstractConduct):
     """DDPG: the mode is meant, and tried with Gaussian noise of deviation `noise` added.
 
-    From step to step the noise n keeps `persistence` rho of itself, of the same deviation always:
-    n <- rho n + sqrt(1 - rho^2) noise xi, the Ornstein-Uhlenbeck process of Lillicrap et al.
-    (2016), except that an episode begins without any.
+    From step to step the noise n keeps `persistence` rho of itself: it is 0 before an episode, and
+    n <- rho n + sqrt(1 - rho^2) noise xi, so that its deviation soon is `noise` (Ornstein and
+    Uhlenbeck, 1930; Lillicrap et al., 2016, have rho = 0.85).
     """
 
     head: SquashedGaussian
@@ -448,8 +448,9 @@ def ddpg(
 
     **Arguments:** `noise`, the deviation of what is added to actions to explore, in units of half
     their range; `persistence`, the share of it that a step passes on to the next (0: each step has
-    its own; a world that must long be pushed one way needs it near 1); `rate` and `critic_rate`,
-    the actor's and the critic's; the others are the fields of `Steering`, or as for `dqn`.
+    its own; a world that must long be pushed one way needs it near 1), where it is given the
+    thought that it returned; `rate` and `critic_rate`, the actor's and the critic's; the others are
+    the fields of `Steering`, or as for `dqn`.
 
     **Raises:** `InputError` for a world of finitely many actions, and for settings out of range.
     """
