@@ -29,6 +29,7 @@ from anima.agent.mind import AbstractMind, Chart, alignment
 from anima.agent.model import Belief, ModelState, WorldModel
 from anima.circuit.circuit import AbstractCircuit
 from anima.core.errors import InputError, check_fraction, check_positive, check_range, pick
+from anima.core.hoist import scan
 from anima.core.types import Scalar
 from anima.learn.assigners import AbstractAssigner
 from anima.learn.gate import GATES, AbstractGate
@@ -279,8 +280,10 @@ class LivingMind(AbstractMind):
             return model, _told(info)
 
         zero = jnp.zeros(())
-        nothing = {name: zero for name in ("cost", "energy", "residual", "result")}
-        return jax.lax.fori_loop(0, count, update, (state.model, nothing))
+        begun = state.model, {name: zero for name in ("cost", "energy", "residual", "result")}
+        if isinstance(count, int):  # then all that is remembered is looked up at once
+            return scan(lambda loop, i: (update(i, loop), None), begun, jnp.arange(count))[0]
+        return jax.lax.fori_loop(0, count, update, begun)
 
     def _remembered(self, state: LivingState, key: PRNGKeyArray) -> Transition:
         """A batch for every member, (K, batch): the newest transition and others before it."""
