@@ -50,7 +50,10 @@ def main() -> None:
     os.sched_setaffinity(0, list(os.sched_getaffinity(0))[:1])  # as the races: one core
     runs = json.loads(path.read_text())["runs"] if path.exists() else []
     for seed in sorted(set(range(options.seeds)) - {run["seed"] for run in runs}):
-        runs.append(one_seed(python, options.who, options.world, seed))
+        try:
+            runs.append(one_seed(python, options.who, options.world, seed))
+        except subprocess.CalledProcessError as error:  # the worker has said why
+            raise SystemExit(f"{options.who} failed on {options.world}, seed {seed}") from error
         print(runs[-1], flush=True)
         returns = np.array([[run["return"]] for run in runs])
         found = {
