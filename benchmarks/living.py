@@ -43,7 +43,7 @@ JUDGE_SEED = 20_000
 # world -> (return asked for -> by which environment step, of any model ("") or of one; steps of the
 # life; steps between judgements; episodes of each)
 WORLDS: dict[str, tuple[dict[float, dict[str, int]], int, int, int]] = {
-    "CartPole-v1": ({500.0: {"": 250, "eqprop": 400}}, 400, 25, 5),
+    "CartPole-v1": ({500.0: {"": 250, "eqprop": 400, "eqprop-predictive": 400}}, 400, 25, 5),
     "Pendulum-v1": ({-200.0: {"": 500}, -160.0: {"": 3000}}, 3000, 250, 20),
     "CartPoleSwingUp-v0": ({70.0: {"": 1100}}, 1100, 100, 10),
     "MountainCar-v0": ({-199.0: {}, -110.0: {}}, 2000, 1000, 10),
@@ -51,7 +51,7 @@ WORLDS: dict[str, tuple[dict[float, dict[str, int]], int, int, int]] = {
     "Acrobot-v1": ({-100.0: {"": 5000}}, 5000, 500, 10),
     "InvertedPendulum-v5": ({1000.0: {"": 1000}}, 1000, 100, 5),
 }
-MODELS = ("fixed-prediction", "predictive", "eqprop", "backprop")
+MODELS = ("fixed-prediction", "predictive", "eqprop", "eqprop-predictive", "backprop")
 CHANGES = {
     "CartPole-v1": ("motor reversed", lambda: CartPole(motor=-1.0), 400),
     "Pendulum-v1": ("gravity x 1.5", lambda: Pendulum(gravity=1.5), 2000),

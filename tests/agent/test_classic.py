@@ -7,9 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from anima.agent.body import FORMS
+from anima.agent.body import FORMS, body
 from anima.agent.classic import Fading, Straight, Values, dqn
 from anima.agent.life import lives
+from anima.agent.mind import alignment
 from anima.core.errors import InputError
 from anima.world.env import Continuous, Discrete, Spec, Transition, blank
 from anima.world.replay import Sample
@@ -116,6 +117,14 @@ def test_alignment_is_one_for_backprop_and_less_for_others(corridor):
         state = dataclasses.replace(state, replay=state.replay.push(past))
         found = float(jax.jit(mind.alignment)(state, jax.random.key(1))["alignment"])
         assert low <= found <= high
+
+
+def test_contrasted_phases_around_a_prediction_give_its_gradient():
+    settled = {"nudged_steps": 40}
+    draw, assigner = body("eqprop-predictive", (4, 16, 16, 2), credit=settled)
+    inputs, targets = (jax.random.normal(jax.random.key(i), (8, n)) for i, n in ((0, 4), (1, 2)))
+    found = alignment(draw(jax.random.key(2)), assigner, inputs, targets, jax.random.key(3))
+    assert found > 0.99
 
 
 def test_nothing_is_learnt_before_the_warmup_is_over(corridor):

@@ -49,6 +49,10 @@ _ERROR_SYNAPSES = dict(sigma=None, bias=True, leak=0.0, rate_error=False, gate=T
 _PHASES = dict(
     beta=0.5, scheme="centred", solver=EvenOdd(), free_steps=8, nudged_steps=4, linearise=True
 )
+# errors are free of force at rest, so the free phase is the prediction itself: nothing to settle
+_FROM_PREDICTION = dict(
+    beta=0.1, scheme="centred", solver=EvenOdd(), free_steps=1, nudged_steps=8, linearise=True
+)
 
 FORMS: dict[str, Form] = {
     "backprop": Form(Predictive.mlp, _TANH, Backprop, {}),
@@ -57,6 +61,7 @@ FORMS: dict[str, Form] = {
     "zil": Form(Predictive.mlp, _TANH, ZIL, {}),
     "ngc": Form(NGC.mlp, _ERROR_SYNAPSES, NGCRule, _SETTLING),
     "eqprop": Form(Hopfield.mlp, {}, EquilibriumPropagation, _PHASES),
+    "eqprop-predictive": Form(Predictive.mlp, _TANH, EquilibriumPropagation, _FROM_PREDICTION),
 }
 
 
