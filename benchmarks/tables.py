@@ -321,10 +321,11 @@ def agents_page() -> str:
         "its 95% bootstrap interval are over seeds. Presets were tuned on seeds from 100 on.",
         "*backprop* is the twin of *predictive*: the same circuits (PPO's with its own rate and",
         "epochs), credit by reverse mode. The circuits of *eqprop* have one hidden layer of 128",
-        "in place of 64-64, and its Q-learners see rewards ten times smaller. Seconds are of",
-        "all seeds together, on one core that others shared; *to threshold* is the median over",
-        "seeds of the first judging (10 episodes) at or above it, with how many seeds got",
-        "there. What has no row was not run.",
+        "in place of 64-64, and its Q-learners see rewards ten times smaller;",
+        "*eqprop-predictive* is the same rule in the circuits of *predictive*, whose free phase",
+        "is their prediction. Seconds are of all seeds together, on one core that others shared;",
+        "*to threshold* is the median over seeds of the first judging (10 episodes) at or above",
+        "it, with how many seeds got there. What has no row was not run.",
     ]
     found = [json.loads(path.read_text()) for path in sorted((RESULTS / "agents").glob("*.json"))]
     peers = [
