@@ -50,6 +50,7 @@ WORLDS: dict[str, tuple[dict[float, dict[str, int]], int, int, int]] = {
     "MountainCarContinuous-v0": ({0.0: {}, 90.0: {}}, 2000, 1000, 5),
     "Acrobot-v1": ({-100.0: {"": 5000}}, 5000, 500, 10),
     "InvertedPendulum-v5": ({1000.0: {"": 1000}}, 1000, 100, 5),
+    "Reacher-v5": ({-10.0: {}}, 3000, 500, 10),
 }
 MODELS = ("fixed-prediction", "predictive", "eqprop", "eqprop-predictive", "backprop")
 CHANGES = {

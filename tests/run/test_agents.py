@@ -1,5 +1,6 @@
 """Configurations of lives: presets, what a command chooses among them, what is refused."""
 
+import jax.numpy as jnp
 import pytest
 
 import anima.run.config as configs
@@ -133,16 +134,30 @@ def test_the_living_agent_has_presets_and_settings_of_its_own():
     assert config.agent["gating"]["share"] == 0.2 and config.world["change"]["motor"] == -1.0
     mind = agents.build_mind(config, make("CartPole-v1").spec)
     assert mind.planner.samples == 9 and mind.wish.near[0][2] == -1.0
-    name, table = agents.choose("Reacher-v5", agent="living")
+    name, table = agents.choose("HalfCheetah-v5", agent="living")
     assert name == "" and agents.resolve(table).agent["planner"] == ""
     table["agent"]["plan"] = {"horizon": 3}
     with pytest.raises(InputError, match=r"give agent\.planner"):
         agents.resolve(table)
 
 
-def test_the_preset_for_mujocos_pole_prefers_states_that_it_shows():
+@pytest.mark.parametrize(
+    ("preset", "spec", "wanted"),
+    [
+        (
+            "invertedpendulum-living",
+            Spec("InvertedPendulum-v5", 4, Continuous((-3.0,), (3.0,)), 1000),
+            {"position", "velocity", "angle", "spin"},
+        ),
+        (
+            "reacher-living",
+            Spec("Reacher-v5", 10, Continuous((-1.0, -1.0), (1.0, 1.0)), 50),
+            {"aside", "ahead"},
+        ),
+    ],
+)
+def test_presets_for_mujocos_worlds_prefer_states_that_they_show(preset, spec, wanted):
     """Without MuJoCo: what the world would say of itself is all that a mind is built from."""
-    spec = Spec("InvertedPendulum-v5", 4, Continuous((-3.0,), (3.0,)), 1000)
-    config = agents.resolve(agents.read_preset("invertedpendulum-living"))
-    mind = agents.build_mind(config, spec)
-    assert set(mind.wish.wanted) == {"position", "velocity", "angle", "spin"}
+    mind = agents.build_mind(agents.resolve(agents.read_preset(preset)), spec)
+    assert set(mind.wish.wanted) == wanted
+    mind.wish(jnp.zeros(spec.action.size), jnp.zeros(spec.observation))
