@@ -1,6 +1,7 @@
 """The living agent from scratch: steps until it solves a task, and what a change of physics costs.
 
     python -m benchmarks.living CartPole-v1 Pendulum-v1    # worlds; none: all of them
+    python -m benchmarks.living pendulum-living-online     # a world's other preset
     python -m benchmarks.living --change                   # physics that change mid-life
     python -m benchmarks.living --speed
 
@@ -40,8 +41,8 @@ ON_THE_WAY, AT_THE_END = 20, 100
 _FIRST = 30  # episodes of each life whose returns are kept
 JUDGE_SEED = 20_000
 
-# world -> (return asked for -> by which environment step, of any model ("") or of one; steps of the
-# life; steps between judgements; episodes of each)
+# world, or a preset that is not its first -> (return asked for -> by which environment step, of any
+# model ("") or of one; steps of the life; steps between judgements; episodes of each)
 WORLDS: dict[str, tuple[dict[float, dict[str, int]], int, int, int]] = {
     "CartPole-v1": ({500.0: {"": 250, "eqprop": 400, "eqprop-predictive": 400}}, 400, 25, 5),
     "Pendulum-v1": ({-200.0: {"": 500}, -160.0: {"": 3000}}, 3000, 250, 20),
@@ -51,6 +52,7 @@ WORLDS: dict[str, tuple[dict[float, dict[str, int]], int, int, int]] = {
     "Acrobot-v1": ({-100.0: {"": 5000}}, 5000, 500, 10),
     "InvertedPendulum-v5": ({1000.0: {"": 1000}}, 1000, 100, 5),
     "Reacher-v5": ({-10.0: {}}, 3000, 500, 10),
+    "pendulum-living-online": ({-200.0: {}}, 20_000, 2500, 10),
 }
 MODELS = ("fixed-prediction", "predictive", "eqprop", "eqprop-predictive", "backprop")
 CHANGES = {
@@ -64,24 +66,34 @@ REACTIONS = {
 }
 
 
-def mind_of(world: str, assigner: str, *settings: str) -> tuple[str, AbstractMind]:
-    """The mind of the preset for a world and a way to learn, and the preset's name.
+def mind_of(case: str, assigner: str, *settings: str) -> tuple[str, AbstractMind]:
+    """The mind of the preset for a case and a way to learn, and the preset's name.
 
-    The twin is the default preset's: the same circuit, learnt by backpropagation.
+    The twin is the default preset's: the same circuit, learnt by backpropagation. A preset that is
+    named is taken as it is, but for its assigner.
     """
-    twin = assigner == "backprop"
-    name, table = agents.choose(world, agent="living", assigner=None if twin else assigner)
-    if twin:
+    world = world_of(case)
+    preset = case if case != world else None
+    same = assigner == "backprop" or preset is not None
+    name, table = agents.choose(
+        world, agent="living", preset=preset, assigner=None if same else assigner
+    )
+    if same:
         table = table | {"agent": table["agent"] | {"assigner": assigner}}
     config = agents.resolve(configs.override(table, list(settings), agents.resolve))
     return name, agents.build_mind(config, make(world).spec)
 
 
-def learnt(world: str, assigner: str) -> dict[str, Any]:
+def world_of(case: str) -> str:
+    """The world of a case, which is named by itself or by a preset."""
+    return agents.read_preset(case)["world"]["name"] if case in agents.preset_names() else case
+
+
+def learnt(case: str, assigner: str) -> dict[str, Any]:
     """Lives from scratch: when each seed reached the thresholds, and how good it is at the end."""
-    thresholds, steps, every, episodes = WORLDS[world]
-    asked = {asked_by(world, threshold, assigner) for threshold in thresholds}
-    name, mind = mind_of(world, assigner)
+    thresholds, steps, every, episodes = WORLDS[case]
+    asked = {asked_by(case, threshold, assigner) for threshold in thresholds}
+    world, (name, mind) = world_of(case), mind_of(case, assigner)
     life = lives(mind, make(world), SEEDS)
     begun, curve, updates = time.perf_counter(), [], 0.0
     lived: list[list[float]] = [[] for _ in SEEDS]
@@ -96,7 +108,7 @@ def learnt(world: str, assigner: str) -> dict[str, Any]:
         if life.steps in asked or not there:
             scores = life.judge(episodes, JUDGE_SEED).mean(1)
             curve[-1]["returns"] = scores.tolist()
-            _say(f"{world} {assigner} {life.steps}: {np.sort(scores).round(1)} {row['error']:.3f}")
+            _say(f"{case} {assigner} {life.steps}: {np.sort(scores).round(1)} {row['error']:.3f}")
     seconds = time.perf_counter() - begun
     final = judged_in_gymnasium(life, world)
     return {
@@ -115,9 +127,9 @@ def learnt(world: str, assigner: str) -> dict[str, Any]:
     }
 
 
-def asked_by(world: str, threshold: float, assigner: str) -> int | None:
+def asked_by(case: str, threshold: float, assigner: str) -> int | None:
     """The step by which a model is asked to have come to a return, if it is."""
-    by = WORLDS[world][0][threshold]
+    by = WORLDS[case][0][threshold]
     return by.get(assigner, by.get(""))
 
 

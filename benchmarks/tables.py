@@ -187,7 +187,7 @@ def living_tables() -> list[str]:
         "100 greedy episodes at the end, IQM [95%] |",
         "|---|---|---|---|---|---|---|",
     ]
-    lines += [_living_row(case) for case in cases.values() if "reached" in case]
+    lines += [_living_row(name, case) for name, case in cases.items() if "reached" in case]
     changes = [case for case in cases.values() if "change" in case]
     if changes:
         lines += [
@@ -212,16 +212,18 @@ def living_tables() -> list[str]:
     return lines
 
 
-def _living_row(case: dict) -> str:
+def _living_row(key: str, case: dict) -> str:
     cells, asked = [], {}
+    name, world = key.rpartition("/")[0], case["world"]
+    shown = world if name == world else f"{world}, `{name}`"
     for threshold, steps in case["reached"].items():
         cells.append(f"{float(threshold):g}: {_arrivals(steps)}")
-        asked[threshold] = asked_by(case["world"], float(threshold), case["assigner"])
+        asked[threshold] = asked_by(name, float(threshold), case["assigner"])
     met = {row["step"]: row["returns"] for row in case["curve"] if "returns" in row}
     way = [f"{step}: {iqm(met[step]):.1f}" for step in asked.values() if step in met]
     low, high = case["ci95"]
     return (
-        f"| {case['world']} | {case['assigner']} | {'; '.join(cells)} | "
+        f"| {shown} | {case['assigner']} | {'; '.join(cells)} | "
         f"{'; '.join(str(step or '-') for step in asked.values())} | {_own(case)} | "
         f"{'; '.join(way) or '-'} | "
         f"{case['return_iqm']:.1f} [{low:.1f}, {high:.1f}] after {case['steps']} |"
