@@ -250,18 +250,27 @@ def held_out(data: Data, count: int) -> Data:
     )
 
 
-def command(name: str) -> str:
-    """The command that is running, but for where its data and its result lie."""
+def command(name: str, without: tuple[str, ...] = ()) -> str:
+    """The command that is running, but for where its data and its result lie, and `without` some
+    options and their values."""
     told = iter(sys.argv[1:])
     said = [f"python -m benchmarks.{name}"]
     for word in told:
-        if word in ("--data-dir", "--out"):
+        if word in ("--data-dir", "--out", *without):
             next(told)
         if word == "--data-dir":
             said += [word, "DIR"]
-        elif word != "--out":
+        elif word not in ("--out", *without):
             said.append(word)
     return " ".join(said)
+
+
+def command_of(rows: dict[str, Any], usual: tuple[str, ...]) -> str:
+    """What makes all rows of a file, be they of one run or of several."""
+    made = [m for m in METHODS if any(row["method"] == m for row in rows.values())]
+    only = [] if set(made) == set(usual) else [f"--only {method}" for method in made]
+    seeds = max(len(row["runs"]) for row in rows.values())
+    return " ".join([command("continual", ("--only", "--seeds")), f"--seeds {seeds}", *only])
 
 
 METHODS = ("dreams", "naive", "buffer", "twin", "joint", "surprise", "random")
@@ -283,7 +292,8 @@ def main() -> None:
     data, groups = load(options.data, options.data_dir, options.validation)
     rates = dict.fromkeys(METHODS, options.rate) | {"twin": options.twin_rate}
     rates |= dict.fromkeys(("buffer", "joint"), options.image_rate)
-    methods = options.only or (("dreams", "buffer") if options.curve else METHODS)
+    usual = ("dreams", "buffer") if options.curve else METHODS
+    methods = options.only or usual
     name = f"continual-{options.data}{'-curve' if options.curve else ''}.json"
     out = options.out or RESULTS / name
     settings = {
@@ -294,6 +304,10 @@ def main() -> None:
         "local": LOCAL,
     }
     rows = earlier(out, settings).get("rows", {})
+
+    def keep() -> None:
+        save(out, {"command": command_of(rows, usual), **settings, "rows": rows})
+
     for seed in range(options.seeds):
         for size in CURVE if options.curve else CURVE[:1]:
             missing = [m for m in methods if not known(rows.get(label(m, size)), seed)]
@@ -304,7 +318,8 @@ def main() -> None:
                 row = rows.setdefault(label(method, size), {"method": method, "runs": []})
                 row["runs"].append(found)
                 row |= summary(row["runs"], size, data)
-                save(out, {"command": command("continual"), **settings, "rows": rows})
+                keep()
+    keep()  # though nothing was missing: the command may be told better now
 
 
 def label(method: str, size: Size) -> str:
