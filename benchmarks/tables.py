@@ -8,7 +8,9 @@ import argparse
 import json
 import statistics
 import sys
+import tomllib
 from pathlib import Path
+from typing import Any
 
 from anima.run.statistics import iqm
 from benchmarks.living import asked_by
@@ -49,6 +51,14 @@ LIMITS = {
 
 def read(path: Path) -> dict | None:
     return json.loads(path.read_text()) if path.exists() else None
+
+
+def note(*keys: str) -> list[str]:
+    """What is to be said of figures that were missed, as lines below a table."""
+    found: Any = tomllib.loads((ROOT / "benchmarks" / "notes.toml").read_text())
+    for key in keys:
+        found = found.get(key, {})
+    return ["", *found.strip().splitlines()] if found else []
 
 
 def accuracy_table() -> list[str]:
@@ -188,6 +198,7 @@ def living_tables() -> list[str]:
         "|---|---|---|---|---|---|---|",
     ]
     lines += [_living_row(name, case) for name, case in cases.items() if "reached" in case]
+    lines += note("living", "learnt")
     changes = [case for case in cases.values() if "change" in case]
     if changes:
         lines += [
@@ -199,6 +210,7 @@ def living_tables() -> list[str]:
             "| world | change | reaction | before | frozen | episodes: median, worst | after six |",
             "|---|---|---|---|---|---|---|",
             *(_change_row(case) for case in changes),
+            *note("living", "change"),
         ]
     if "speed" in cases:
         row = cases["speed"]
@@ -345,6 +357,7 @@ def agents_page() -> str:
         if rows:
             title = f"{world} (asked: {asked})" if asked else world
             lines += ["", f"## {title}", "", _AGENT_HEAD, "|---" * 8 + "|", *rows]
+            lines += note("agents", world)
     return "\n".join([*lines, *agents_speed_tables()])
 
 
@@ -382,11 +395,12 @@ def agents_speed_tables() -> list[str]:
     ]
     rate = lambda row: row["steps_per_second"]["median"] / row["seeds"]
     alone = {(row["world"], row["assigner"]): rate(row) for row in found["compiled"][::-1]}
-    return lines + [
+    lines += [
         f"| {row['world']} | {row['assigner']} | {row['seeds']} | {_spread(row)} | "
         f"{alone[row['world'], row['assigner']] / rate(row):.1f} |"
         for row in found["compiled"]
     ]
+    return lines + note("agents", "Speed")
 
 
 def _spread(row: dict) -> str:
@@ -450,6 +464,7 @@ def results_page() -> str:
             "`src/anima/run/presets/`.",
             "",
             *accuracy_table(),
+            *note("accuracy"),
             "",
             "The twins' rates (`python -m benchmarks.twin_rates`):",
             "",
