@@ -250,30 +250,35 @@ def held_out(data: Data, count: int) -> Data:
     )
 
 
-def command(name: str, without: tuple[str, ...] = ()) -> str:
-    """The command that is running, but for where its data and its result lie, and `without` some
-    options and their values."""
+def command(name: str) -> str:
+    """The command that is running, but for where its data and its result lie."""
     told = iter(sys.argv[1:])
     said = [f"python -m benchmarks.{name}"]
     for word in told:
-        if word in ("--data-dir", "--out", *without):
+        if word in ("--data-dir", "--out"):
             next(told)
         if word == "--data-dir":
             said += [word, "DIR"]
-        elif word not in ("--out", *without):
+        elif word != "--out":
             said.append(word)
     return " ".join(said)
 
 
-def command_of(rows: dict[str, Any], usual: tuple[str, ...]) -> str:
-    """What makes all rows of a file, be they of one run or of several."""
-    made = [m for m in METHODS if any(row["method"] == m for row in rows.values())]
-    only = [] if set(made) == set(usual) else [f"--only {method}" for method in made]
-    seeds = max(len(row["runs"]) for row in rows.values())
-    return " ".join([command("continual", ("--only", "--seeds")), f"--seeds {seeds}", *only])
+def command_of(options: argparse.Namespace, rows: dict[str, Any], usual: tuple[str, ...]) -> str:
+    """What makes all rows of a file, be they of one run or of several with the same rates."""
+    said = ["python -m benchmarks.continual"]
+    for name, value in (("data", "mnist"), *RATES.items(), ("validation", 0)):
+        if getattr(options, name) != value:
+            said.append(f"--{name.replace('_', '-')} {getattr(options, name)}")
+    said += ["--curve"] if options.curve else []
+    said.append(f"--seeds {max(len(row['runs']) for row in rows.values())}")
+    made = [method for method in METHODS if any(row["method"] == method for row in rows.values())]
+    said += [f"--only {method}" for method in made] if set(made) != set(usual) else []
+    return " ".join([*said, "--data-dir DIR"])
 
 
 METHODS = ("dreams", "naive", "buffer", "twin", "joint", "surprise", "random")
+RATES = {"rate": 0.2, "twin_rate": 0.3, "image_rate": 0.1}
 
 
 def main() -> None:
@@ -282,9 +287,9 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--only", choices=METHODS, action="append")
     parser.add_argument("--curve", action="store_true", help="several sizes of memory")
-    parser.add_argument("--rate", type=float, default=0.2)
-    parser.add_argument("--twin-rate", type=float, default=0.3)
-    parser.add_argument("--image-rate", type=float, default=0.1, help="of buffer and joint")
+    for name, rate in RATES.items():
+        whose = "of buffer and joint" if name == "image_rate" else None
+        parser.add_argument(f"--{name.replace('_', '-')}", type=float, default=rate, help=whose)
     parser.add_argument("--validation", type=int, default=0)
     parser.add_argument("--data-dir")
     parser.add_argument("--out", type=Path)
@@ -304,10 +309,6 @@ def main() -> None:
         "local": LOCAL,
     }
     rows = earlier(out, settings).get("rows", {})
-
-    def keep() -> None:
-        save(out, {"command": command_of(rows, usual), **settings, "rows": rows})
-
     for seed in range(options.seeds):
         for size in CURVE if options.curve else CURVE[:1]:
             missing = [m for m in methods if not known(rows.get(label(m, size)), seed)]
@@ -318,8 +319,8 @@ def main() -> None:
                 row = rows.setdefault(label(method, size), {"method": method, "runs": []})
                 row["runs"].append(found)
                 row |= summary(row["runs"], size, data)
-                keep()
-    keep()  # though nothing was missing: the command may be told better now
+                told = command_of(options, rows, usual)
+                save(out, {"command": told, **settings, "rows": rows})
 
 
 def label(method: str, size: Size) -> str:

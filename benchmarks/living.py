@@ -1,7 +1,7 @@
 """The living agent from scratch: steps until it solves a task, and what a change of physics costs.
 
     python -m benchmarks.living CartPole-v1 Pendulum-v1    # worlds; none: all of them
-    python -m benchmarks.living pendulum-living-online     # a world's other preset
+    python -m benchmarks.living pendulum-living-online     # another preset of a world
     python -m benchmarks.living --change                   # physics that change mid-life
     python -m benchmarks.living --speed
 
@@ -30,6 +30,7 @@ import anima.run.config as configs
 from anima.agent.agent import check_finite
 from anima.agent.life import AbstractLives, Ending, lives
 from anima.agent.mind import AbstractMind
+from anima.core.errors import pick
 from anima.run import agents
 from anima.run.statistics import interval, iqm
 from anima.world.classic import CartPole, Pendulum
@@ -50,9 +51,10 @@ WORLDS: dict[str, tuple[dict[float, dict[str, int]], int, int, int]] = {
     "MountainCar-v0": ({-199.0: {}, -110.0: {}}, 2000, 1000, 10),
     "MountainCarContinuous-v0": ({0.0: {}, 90.0: {}}, 2000, 1000, 5),
     "Acrobot-v1": ({-100.0: {"": 5000}}, 5000, 500, 10),
+    "pendulum-living-online": ({-200.0: {}}, 20_000, 2500, 10),
+    # last, as they need MuJoCo
     "InvertedPendulum-v5": ({1000.0: {"": 1000}}, 1000, 100, 5),
     "Reacher-v5": ({-10.0: {}}, 3000, 500, 10),
-    "pendulum-living-online": ({-200.0: {}}, 20_000, 2500, 10),
 }
 MODELS = ("fixed-prediction", "predictive", "eqprop", "eqprop-predictive", "backprop")
 CHANGES = {
@@ -230,7 +232,10 @@ def _cases(options: argparse.Namespace) -> dict[str, Any]:
     """What is asked for: a key of the file -> how to make its entry."""
     if options.speed:
         return {"speed": speed}
-    worlds = options.worlds or (list(CHANGES) if options.change else list(WORLDS))
+    known = CHANGES if options.change else WORLDS
+    for world in options.worlds:
+        pick("world", world, known)
+    worlds = options.worlds or list(known)
     models = options.model or list(MODELS)
     if options.change:
         return {

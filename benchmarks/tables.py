@@ -10,7 +10,6 @@ import statistics
 import sys
 import tomllib
 from pathlib import Path
-from typing import Any
 
 from anima.run.statistics import iqm
 from benchmarks.living import asked_by
@@ -20,6 +19,7 @@ from benchmarks.memory_page import memory_page
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 SEEDS = 5
+NOTES = tomllib.loads((ROOT / "benchmarks" / "notes.toml").read_text())
 OPEN, CLOSE = "<!-- results -->", "<!-- /results -->"
 
 ASKED = {
@@ -53,12 +53,10 @@ def read(path: Path) -> dict | None:
     return json.loads(path.read_text()) if path.exists() else None
 
 
-def note(*keys: str) -> list[str]:
-    """What is to be said of figures that were missed, as lines below a table."""
-    found: Any = tomllib.loads((ROOT / "benchmarks" / "notes.toml").read_text())
-    for key in keys:
-        found = found.get(key, {})
-    return ["", *found.strip().splitlines()] if found else []
+def note(page: str, table: str, notes: dict[str, dict[str, str]] = NOTES) -> list[str]:
+    """What is to be said of figures that were missed, as lines below a table; said once."""
+    text = notes.get(page, {}).pop(table, "")
+    return ["", *text.strip().splitlines()] if text else []
 
 
 def accuracy_table() -> list[str]:
@@ -198,7 +196,7 @@ def living_tables() -> list[str]:
         "|---|---|---|---|---|---|---|",
     ]
     lines += [_living_row(name, case) for name, case in cases.items() if "reached" in case]
-    lines += note("living", "learnt")
+    lines += note("results", "living")
     changes = [case for case in cases.values() if "change" in case]
     if changes:
         lines += [
@@ -210,7 +208,7 @@ def living_tables() -> list[str]:
             "| world | change | reaction | before | frozen | episodes: median, worst | after six |",
             "|---|---|---|---|---|---|---|",
             *(_change_row(case) for case in changes),
-            *note("living", "change"),
+            *note("results", "change"),
         ]
     if "speed" in cases:
         row = cases["speed"]
@@ -464,7 +462,7 @@ def results_page() -> str:
             "`src/anima/run/presets/`.",
             "",
             *accuracy_table(),
-            *note("accuracy"),
+            *note("results", "accuracy"),
             "",
             "The twins' rates (`python -m benchmarks.twin_rates`):",
             "",
@@ -509,6 +507,8 @@ def main() -> int:
         ROOT / "docs" / "agents.md": agents_page() + "\n",
         ROOT / "README.md": readme((ROOT / "README.md").read_text()),
     }
+    if unsaid := [f"{page}.{table}" for page in NOTES for table in NOTES[page]]:
+        raise SystemExit(f"notes of tables that are not there: {unsaid}")
     stale = [
         path.name for path, text in made.items() if not path.exists() or path.read_text() != text
     ]

@@ -164,7 +164,7 @@ def test_a_life_with_plans_goes_on_from_its_state_bit_for_bit(world):
         "eqprop",
         *(
             pytest.param(a, marks=pytest.mark.slow)
-            for a in ("fixed-prediction", "predictive", "ngc")
+            for a in ("eqprop-predictive", "fixed-prediction", "predictive", "ngc")
         ),
     ],
 )

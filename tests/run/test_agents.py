@@ -41,6 +41,11 @@ def test_another_assigner_brings_its_own_settings():
         (dict(world="Pendulum-v1"), "pendulum-sac-predictive"),
         (dict(world="Pendulum-v1", agent="ddpg"), "pendulum-ddpg-predictive"),
         (dict(world="MountainCarContinuous-v0"), "mountaincarcontinuous-ddpg-predictive"),
+        (
+            dict(world="Pendulum-v1", assigner="eqprop-predictive"),
+            "pendulum-sac-eqprop-predictive",
+        ),
+        (dict(world="Pendulum-v1", agent="living"), "pendulum-living"),
     ],
 )
 def test_the_usual_preset_is_taken_and_a_twin_only_if_asked_for(wanted, preset):
