@@ -28,7 +28,7 @@ import numpy as np
 
 import anima.run.config as configs
 from anima.agent.agent import check_finite
-from anima.agent.life import AbstractLives, Ending, lives
+from anima.agent.life import AbstractLives, Ending, lives, offer_cores
 from anima.agent.mind import AbstractMind
 from anima.core.errors import pick
 from anima.run import agents
@@ -262,6 +262,7 @@ def main() -> None:
     parser.add_argument("--speed", action="store_true")
     parser.add_argument("--again", action="store_true")
     options = parser.parse_args()
+    offer_cores()
     for key, make_it in _cases(options).items():
         held = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"cases": {}}
         if key in held["cases"] and not options.again:

@@ -2,8 +2,8 @@
 
     python -m benchmarks.twin_rates PRESET ... --data-dir DIR
 
-Writes `benchmarks/results/twin-rates.json`. The best rate belongs in the preset's `[twin]`; this
-script does not write it there.
+Writes `benchmarks/results/twin-rates.json`, beside what was swept with as many epochs before. The
+best rate belongs in the preset's `[twin]`; this script does not write it there.
 """
 
 import argparse
@@ -25,16 +25,14 @@ HELD_OUT = {"digits": 250, "mnist": 10_000, "fashion-mnist": 10_000}
 SEED = 1000
 
 
-def validation_error(preset: str, rate: float, epochs: int | None, data_dir: str | None) -> float:
+def validation_error(preset: str, rate: float, epochs: int, data_dir: str | None) -> float:
     """The twin's error on held-out training data after its last epoch; 1 if it diverges."""
     base = configs.resolve(configs.read_preset(preset))
     twin = configs.as_twin(
         dataclasses.replace(base, twin=dataclasses.replace(base.twin, rate=rate))
     )
     name = data_of(preset)
-    train = dataclasses.replace(
-        base.train, validation=HELD_OUT[name], epochs=epochs or base.train.epochs
-    )
+    train = dataclasses.replace(base.train, validation=HELD_OUT[name], epochs=epochs)
     off = dataclasses.replace(twin.twin, enabled=False)
     config = dataclasses.replace(twin, train=train, twin=off)
     with tempfile.TemporaryDirectory() as folder:
@@ -51,18 +49,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("presets", nargs="*", default=configs.preset_names())
     parser.add_argument("--epochs", type=int, help="fewer than the preset's, to save time")
+    parser.add_argument(
+        "--rates", type=float, nargs="+", help="which; by default those of its rule"
+    )
     parser.add_argument("--data-dir")
     options = parser.parse_args()
     found = json.loads(PATH.read_text()) if PATH.exists() else {"presets": {}}
     for preset in options.presets:
         config = configs.resolve(configs.read_preset(preset))
-        errors = {}
-        for rate in RATES[config.optimiser["rule"]]:
-            errors[str(rate)] = validation_error(preset, rate, options.epochs, options.data_dir)
+        epochs = options.epochs or config.train.epochs
+        before = found["presets"].get(preset, {})
+        errors = before["errors"] if before.get("epochs") == epochs else {}
+        for rate in options.rates or RATES[config.optimiser["rule"]]:
+            errors[str(rate)] = validation_error(preset, rate, epochs, options.data_dir)
             print(preset, rate, f"{100 * errors[str(rate)]:.2f}%", flush=True)
         found["presets"][preset] = {
             "errors": errors,
-            "epochs": options.epochs or config.train.epochs,
+            "epochs": epochs,
             "seed": SEED,
             "taken": min(errors, key=lambda rate: errors[rate]),
         }

@@ -5,8 +5,8 @@
 DQN, 64-64, batch 64, one update every 4 steps. In gymnasium's own CartPole anima, by backprop and
 by predictive coding, lives turn by turn with Stable-Baselines3 (PyTorch) and sbx (JAX), each in a
 process of its own on the same core (`peers/dqn_worker.py`): what is reported are medians over
-rounds and their ratios. In compiled worlds 1 and 16 seeds live as one program. Results go to
-`benchmarks/results/agents-speed.json`.
+rounds and their ratios. In compiled worlds 1 and 16 seeds live as one program, 16 on all cores
+there are. Results go to `benchmarks/results/agents-speed.json`.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from anima.agent.classic import dqn
-from anima.agent.life import lives
+from anima.agent.life import lives, offer_cores
 from anima.world.env import make
 
 HERE = Path(__file__).parent
@@ -29,7 +29,9 @@ sys.path.insert(0, str(HERE.parent / "speed"))
 from driver import Worker, WorkerError, spread  # noqa: E402  (scripts that are no package)
 from environments import ensure  # noqa: E402
 
-ENTRANTS = {"anima-predictive": "", "anima-backprop": "", "sbx": "rl", "sb3": "rl"}
+ENTRANTS = {name: "" for name in ("anima-predictive", "anima-zil", "anima-backprop")} | {
+    name: "rl" for name in ("sbx", "sb3")
+}
 CYCLES, REPEATS = 500, 5  # of compiled lives
 STEPS, ROUNDS = 2000, 7  # of the race
 
@@ -95,6 +97,7 @@ def race() -> dict[str, Any]:
 
 def main() -> None:
     """Times all and writes the file."""
+    offer_cores()
     raced = race()
     print(json.dumps(raced, indent=1))
     rows = [

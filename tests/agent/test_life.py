@@ -1,8 +1,11 @@
 """Lives do not depend on how they are cut into chunks, nor on who lives beside them."""
 
 import re
+import subprocess
+import sys
 
 import equinox as eqx
+import gymnasium
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -29,7 +32,7 @@ def _same(one, other, exact=True):
             np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 
 
-def test_compiled_lives_whole_in_parts_and_together(corridor):
+def test_compiled_lives_whole_in_parts_and_together(corridor, monkeypatch):
     mind = dqn(corridor.spec, **SETTINGS)
     one, both = (lives(mind, corridor, seeds) for seeds in ([5], [4, 5]))
     start = jax.tree.map(lambda leaf: leaf.copy(), one.state)
@@ -41,10 +44,50 @@ def test_compiled_lives_whole_in_parts_and_together(corridor):
     for _ in range(3):
         one.advance(4)
     _same(one.state, whole)
+    monkeypatch.setattr("anima.agent.life._AT_ONCE", 10)  # five cycles in a chunk
+    short = lives(mind, corridor, [5])
+    charts_, endings_ = short.advance(12)
+    _same((short.state, charts_, endings_), (whole, charts, endings))
     both.advance(12)
     _same(both.one(1), one.one(0), exact=False)
-    assert both.steps == 24
+    assert both.steps == 24 and one._advance._cache_size() == 1
     np.testing.assert_allclose(both.judge(3, 1)[1], one.judge(3, 1)[0])
+
+
+_ON_TWO_DEVICES = """
+import jax, numpy as np
+from anima.agent.classic import dqn
+from anima.agent.life import lives, offer_cores
+from anima.world.env import make
+
+offer_cores()
+jax.config.update("jax_num_cpu_devices", 2)  # however many there are
+world = make("CartPole-v1")
+mind = dqn(world.spec, assigner="backprop", hidden=(4,), every=2, batch=4, capacity=40, warmup=4)
+alone, many = (lives(mind, world, seeds) for seeds in ([5], [4, 5, 6, 7]))
+for life in (alone, many):
+    charts, _ = life.advance(20)
+spread = {len(leaf.devices()) for leaf in jax.tree.leaves(many.alive)}
+assert spread == {2} and len(jax.devices()) == 2, spread
+own = many.alive.tally.score  # four of them, two on a device; the clocks are on both
+assert own.addressable_shards[0].data.shape == (2, 1) and many.alive.cycle.is_fully_replicated
+keys = lambda leaf: jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+numbers = lambda tree: [leaf for leaf in jax.tree.leaves(tree) if not keys(leaf)]
+for a, b in zip(numbers(many.one(1)), numbers(alone.one(0)), strict=True):
+    assert a.devices() == b.devices()
+    np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+np.testing.assert_array_equal(many.judge(2, 1)[1], alone.judge(2, 1)[0])
+again = lives(mind, world, [4, 5, 6, 7])
+again.restore(many.state)
+again.advance(3), many.advance(1), many.advance(2)
+for a, b in zip(numbers(again.state), numbers(many.state), strict=True):
+    np.testing.assert_array_equal(a, b)
+offer_cores()  # too late, and no harm
+"""
+
+
+def test_devices_share_the_lives():
+    subprocess.run([sys.executable, "-c", _ON_TWO_DEVICES], check=True)
 
 
 def test_endings_tell_returns_and_lengths(corridor):
@@ -91,6 +134,7 @@ def test_hosted_lives_go_on_from_a_state_as_if_never_stopped(name, recipe, setti
     kept = life.state
     kept = jax.tree.map(lambda leaf: leaf.copy() if hasattr(leaf, "copy") else leaf, kept)
     charts, endings = life.advance(8)
+    assert life._advance._cache_size() == 1  # one program for chunks of any length
     again = lives(mind, world, seeds)
     again.restore(kept)
     charts_, endings_ = again.advance(8)
@@ -104,13 +148,51 @@ def test_hosted_lives_go_on_from_a_state_as_if_never_stopped(name, recipe, setti
 def test_what_a_life_remembers_is_written_in_place():
     world = hosted("CartPole-v1")
     life = lives(dqn(world.spec, **SETTINGS | dict(capacity=7918, steps=7918, every=1)), world, [3])
-    life.advance(2)
-    past = jax.tree.map(lambda leaf: leaf[:, None], life._step(0))  # (lives, every, worlds)
-    program = life._learn.lower(life._leaves, past, *life._seen())
+    program = life._advance.lower(life.alive, 2)
     text = program.compile({"xla_backend_optimization_level": 3}).as_text()
-    copies = [line for line in text.splitlines() if re.search(r"7918.* copy\(", line)]
-    assert "7918" in text and not copies, copies
+    before, start, loops = text.partition("ENTRY")  # which is last, and may copy what is given
+    copies = [line for line in before.splitlines() if re.search(r"7918.* copy\(", line)]
+    assert start and "7918" in loops and "7918" in before and not copies, copies
     life.close()
+
+
+class _Fragile(gymnasium.Env):
+    """It breaks in its fifth step, once."""
+
+    observation_space = gymnasium.spaces.Box(-1, 1, (2,))
+    action_space = gymnasium.spaces.Discrete(2)
+    broken = False
+
+    def reset(self, *, seed=None, options=None):
+        self.count = 0
+        return np.zeros(2, np.float32), {}
+
+    def step(self, action):
+        self.count += 1
+        if self.count == 5 and not _Fragile.broken:
+            _Fragile.broken = True
+            raise RuntimeError("the motor\nburnt out")
+        return np.full(2, self.count / 10, np.float32), float(action), False, self.count == 9, {}
+
+
+def test_a_world_that_breaks_leaves_the_lives_as_they_were():
+    gymnasium.register("Fragile-v0", _Fragile)
+    try:
+        world = hosted("Fragile-v0")
+        life, unbroken = (lives(dqn(world.spec, **SETTINGS), world, [3, 4]) for _ in range(2))
+        life.advance(1)
+        before = life.state
+        with pytest.raises(InputError, match="the motor burnt out") as told:
+            life.advance(4)
+        assert "Fragile-v0 could not" in str(told.value) and "\n" not in str(told.value)
+        _same(life.state, before)
+        life.advance(6)
+        unbroken.advance(7)
+        _same(life.state, unbroken.state)
+        life.close()
+        unbroken.close()
+    finally:
+        del gymnasium.registry["Fragile-v0"]
 
 
 @pytest.mark.parametrize("open_world", [make, hosted])

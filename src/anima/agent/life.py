@@ -1,31 +1,33 @@
 """Lives: a mind in its worlds, one life per seed, all of them advanced together.
 
-In compiled worlds a chunk of life (acting, the worlds' physics, settling, learning) is one
-program, `vmap`ped over seeds. In hosted worlds the same cycle runs on the host around two compiled
-functions. Either way the numbers depend on the seed and the step alone: not on how a life is cut
-into chunks, nor on who else lives.
+A chunk of life (acting, the worlds' physics, settling, learning) is one program, `vmap`ped over
+seeds; where worlds live on the host, the program asks them for every step. The numbers depend on
+the seed and the step alone: not on how a life is cut into chunks, nor on who else lives.
 """
 
-import dataclasses
+import contextlib
 import math
+import os
 from abc import abstractmethod
 from collections.abc import Sequence
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int, Integer, Key, PRNGKeyArray
 
 from anima.agent.mind import AbstractMind, Chart, Charts, arrays
 from anima.core.errors import InputError
 from anima.core.hoist import scan
-from anima.core.types import Keys
-from anima.world.env import AbstractWorld, Transition, begin, proceed
+from anima.core.types import Count, Keys
+from anima.world.env import AbstractWorld, AbstractWorlds, Compiled, Moment, Transition
 from anima.world.host import Host, Hosted
 
+_AT_ONCE = 1024  # environment steps of a life in a chunk, at most (but for longer cycles)
 _MOST_SIDE_BY_SIDE = 10  # hosted worlds open at once for an evaluation
 # They keep the streams of birth and of evaluation apart from those of a life's cycles.
 _BIRTH, _JUDGED, _THINKING = 0xB1B1B1B1, 0xE7E7E7E7, 0x7417
@@ -61,13 +63,13 @@ class Ending(eqx.Module):
 class Alive(eqx.Module):
     """All that a life is at one instant; what resuming needs.
 
-    - `mind`: the mind's state. - `worlds`: the moments of compiled worlds; of hosted ones, what
-      was last seen. - `tally`. - `cycle`: how often it has learnt. - `key`: never changes.
-    - `thoughts`: what the mind carries from step to step, with an axis of worlds.
+    - `mind`: the mind's state. - `worlds`: the moments of its worlds. - `tally`. - `cycle`: how
+      often it has learnt. - `key`: never changes. - `thoughts`: what the mind carries from step
+      to step, with an axis of worlds.
     """
 
     mind: Any
-    worlds: Any
+    worlds: Moment
     tally: Tally
     cycle: Int[Array, ""]
     key: PRNGKeyArray
@@ -84,6 +86,13 @@ class AbstractLives:
 
     mind: AbstractMind
     seeds: list[int]
+    alive: Alive
+    """The lives themselves, with a leading axis."""
+
+    def __init__(self, mind: AbstractMind, worlds: AbstractWorlds, seeds: Sequence[int]):
+        self.mind, self.seeds = mind, list(seeds)
+        self.alive = _born_together(mind, self.seeds, worlds)
+        self._mesh: Mesh | None = None  # the devices that share the lives, if there are several
 
     @property
     @abstractmethod
@@ -95,11 +104,21 @@ class AbstractLives:
         """Takes up the lives where `state` left them."""
 
     @abstractmethod
-    def advance(self, cycles: int) -> tuple[Any, Ending]:
+    def _go(self, cycles: int) -> Any:
+        """A chunk of up to `_most(mind)` cycles; returns charts and endings with room for all."""
+
+    def advance(self, cycles: int) -> tuple[Charts, Ending]:
         """Lives on for some cycles.
 
         **Returns:** charts of shape (lives, cycles), and endings of (lives, steps, worlds).
+
+        **Raises:** `InputError` for worlds on the host that fail.
         """
+        most = _most(self.mind)
+        chunks = [min(most, cycles - begun) for begun in range(0, cycles, most)]
+        told = [jax.tree.map(lambda x, n=n: np.asarray(x)[:, :n], self._go(n)) for n in chunks]
+        charts, endings = jax.tree.map(lambda *parts: np.concatenate(parts, 1), *told)
+        return charts, jax.tree.map(lambda x: x.reshape(len(x), -1, x.shape[-1]), endings)
 
     @abstractmethod
     def judge(self, episodes: int, seed: int) -> np.ndarray:
@@ -110,11 +129,6 @@ class AbstractLives:
         """
 
     @property
-    @abstractmethod
-    def alive(self) -> Alive:
-        """The lives themselves, with a leading axis."""
-
-    @property
     def steps(self) -> int:
         """Environment steps that each life has lived."""
         return int(self.alive.cycle) * self.mind.cycle
@@ -122,12 +136,13 @@ class AbstractLives:
     @cached_property
     def _align(self) -> Any:
         align = lambda life: self.mind.alignment(life.mind, _keys(self.mind, life)[0])
-        return jax.jit(_together(align, len(self.seeds)))
+        return jax.jit(_shared(align, len(self.seeds), self._mesh))
 
     def one(self, life: int) -> Alive:
         """One of the lives, without the axis."""
         pick = lambda leaf, axis: leaf if axis is None else leaf[life]
-        return jax.tree.map(pick, self.alive, _axes(self.alive))
+        found = jax.tree.map(pick, self.alive, _axes(self.alive))
+        return found if self._mesh is None else jax.device_put(found, jax.devices()[0])
 
     def alignment(self) -> Charts:
         """Each life's cosine of assigned credit with backprop's, (lives,)."""
@@ -154,11 +169,15 @@ def lives(mind: AbstractMind, world: AbstractWorld | Hosted, seeds: Sequence[int
 
 
 class CompiledLives(AbstractLives):
-    """Lives in compiled worlds: a chunk is one program."""
+    """Lives in worlds whose dynamics compile, shared among as many devices as divide them.
+
+    A CPU is one device, unless JAX is told first of all to see more in it (`offer_cores`).
+    """
 
     def __init__(self, mind: AbstractMind, world: AbstractWorld, seeds: Sequence[int]):
-        self.mind, self.seeds = mind, list(seeds)
-        self._alive = _born_together(mind, self.seeds, jax.vmap(lambda key: begin(world, key)))
+        super().__init__(mind, Compiled(world), seeds)
+        self._mesh = _mesh(len(self.seeds))
+        self.restore(self.alive)
         self.enter(world)
 
     def enter(self, world: AbstractWorld) -> None:
@@ -166,192 +185,98 @@ class CompiledLives(AbstractLives):
 
         An episode that has begun goes on from where it stands.
         """
-        self.world, mind, count = world, self.mind, len(self.seeds)
-
-        def chunk(cycles, alive):
-            step = lambda alive, _: _cycle(mind, world, alive)
-            return jax.lax.scan(step, alive, length=cycles)
-
-        def advance(alive, cycles):
-            return _together(partial(chunk, cycles), count)((alive,))
+        self.world, worlds = world, Compiled(world)
+        mind, count, mesh = self.mind, len(self.seeds), self._mesh
 
         def judge(alive, keys, episodes):
-            play = lambda alive, key: _play(mind, world, alive.mind, key, episodes)
-            return _together(play, count)((alive, keys))
+            play = lambda alive, key: _play(mind, worlds, alive.mind, key, [1] * episodes)
+            return _shared(play, count, mesh)((alive, keys))
 
-        self._advance = jax.jit(advance, static_argnums=1, donate_argnums=0)
+        self._advance = jax.jit(_chunk(mind, worlds, count, mesh), donate_argnums=0)
         self._judge = jax.jit(judge, static_argnums=2)
 
     @property
     def state(self) -> Any:
-        return self._alive
-
-    @property
-    def alive(self) -> Alive:
-        return self._alive
+        return self.alive
 
     def restore(self, state: Any) -> None:
-        self._alive = jax.tree.map(jnp.array, state)
+        self.alive = jax.tree.map(jnp.array, state)  # a copy: what is lived from is given away
+        if self._mesh is not None:
+            self.alive = jax.device_put(self.alive, _places(self.alive, self._mesh))
 
-    def advance(self, cycles: int) -> tuple[Any, Ending]:
-        self._alive, (charts, endings) = self._advance(self._alive, cycles)
-        return charts, jax.tree.map(_steps, endings)
+    def _go(self, cycles: int) -> Any:
+        self.alive, record = self._advance(self.alive, cycles)
+        return record
 
     def judge(self, episodes: int, seed: int) -> np.ndarray:
-        return np.asarray(self._judge(self._alive, self._judged_by(seed), episodes))
+        return np.asarray(self._judge(self.alive, self._judged_by(seed), episodes))
 
 
 class HostedLives(AbstractLives):
-    """Lives in worlds on the host: acting and learning are compiled, the steps between are not.
+    """Lives in worlds on the host, which the program asks for every step (see `core.ask`).
 
-    What crosses to the compiled side at every step is a flat list of arrays, because taking a
-    tree of modules apart costs more than acting does. The action that follows a learning is
-    computed with it, in one call, and so are the keys of the whole cycle.
+    If they fail, the lives are again what they were before that chunk.
     """
 
     def __init__(self, mind: AbstractMind, world: Hosted, seeds: Sequence[int]):
-        self.mind, self.world, self.seeds = mind, world, list(seeds)
         count = mind.worlds
-        self._host = world.open([seed * count + i for seed in self.seeds for i in range(count)])
-        none = lambda keys: jnp.zeros((count, mind.spec.observation))
-        # a life alone is kept without the axis of lives: to take it off and put it on again
-        # within a program would copy all that is remembered, at every step
-        alone = len(self.seeds) == 1
-        self._kept, self._shown = (_narrow, _wide) if alone else (_same, _same)
-        newborn = self._kept(_born_together(mind, self.seeds, none))
-        self._leaves, self._tree = jax.tree.flatten(newborn)
-        self._names: list[str] = []
-        self._next: Any = None  # the cycle's first action and its thoughts, once they are known
-        self._acting_keys: Any = None  # (lives, every), once they are known
-        kept, shown = self._kept, self._shown
+        self.world = world
+        self._host = world.open([seed * count + i for seed in seeds for i in range(count)])
+        self._judging: dict[int, Host] = {}  # worlds to judge in, by how many there are
+        super().__init__(mind, self._host, seeds)
+        self._advance = jax.jit(_chunk(mind, self._host, len(self.seeds), None))
 
-        def together(function, life, *rest):
-            if alone:
-                return function(life, *kept(rest))
-            return _together(function, len(self.seeds))((life, *rest))
+        def judge(host, each, state, key):
+            return _play(mind, host, state, key, each)
 
-        def drawing(leaves):
-            alive = self._tree.unflatten(leaves)
-            return shown(together(lambda alive: _keys(mind, alive)[1], alive))
-
-        def act(alive, seen, begun, key):
-            action, thoughts = decided(mind, alive.mind, alive.thoughts, seen, begun, key)
-            return action, jax.tree.leaves(thoughts)
-
-        def learn(alive, happened, seen, begun):
-            alive, chart, ending = _learnt(mind, alive, happened)
-            self._names = sorted(chart)
-            values = jnp.stack([chart[name] for name in self._names])
-            keys = _keys(mind, alive)[1]
-            return alive, (act(alive, seen, begun, keys[0]), keys, values, ending)
-
-        def acting(leaves, seen, begun, keys, i):
-            alive = self._tree.unflatten(leaves)
-            action, thoughts = together(act, alive, seen, begun, keys[:, i])
-            return shown(action), thoughts
-
-        def learning(leaves, happened, seen, begun):
-            alive = self._tree.unflatten(leaves)
-            alive, (acted, *rest) = together(learn, alive, happened, seen, begun)
-            action, thoughts = acted
-            return jax.tree.leaves(alive), (shown(action), thoughts), *shown(rest)
-
-        self._draw = jax.jit(drawing)
-        self._act = jax.jit(acting)
-        self._learn = jax.jit(learning, donate_argnums=0)
-        self._decide = jax.jit(partial(decided, mind), static_argnames="explore")
+        self._judge = jax.jit(judge, static_argnums=(0, 1))
 
     @property
     def state(self) -> Any:
-        # the next action belongs to it: found anew by another program, its last bit might differ
-        action, thoughts = self._decided()
-        host = jax.tree.map(jnp.asarray, self._host.snapshot())
-        return self.alive, (action, self._shown(thoughts)), host
-
-    @property
-    def alive(self) -> Alive:
-        return self._shown(self._tree.unflatten(self._leaves))
-
-    @property
-    def steps(self) -> int:  # without a look at all the rest, which `alive` may have to copy
-        return int(self._tree.unflatten(self._leaves).cycle) * self.mind.cycle
-
-    def one(self, life: int) -> Alive:
-        if len(self.seeds) == 1:  # a copy: the original is given away at the next step
-            return self._tree.unflatten([jnp.array(leaf) for leaf in self._leaves])
-        return super().one(life)
+        return self.alive, jax.tree.map(jnp.asarray, self._host.snapshot())
 
     def restore(self, state: Any) -> None:
-        alive, (action, thoughts), snapshot = state
-        self._leaves = [jnp.array(leaf) for leaf in jax.tree.leaves(self._kept(alive))]
-        self._next = jax.tree.map(jnp.array, (action, self._kept(thoughts)))
-        self._acting_keys = None
+        alive, snapshot = state
+        self.alive = jax.device_put(alive, jax.devices()[0])  # there may be others, of other lives
         self._host.restore({name: np.asarray(value) for name, value in snapshot.items()})
 
-    def advance(self, cycles: int) -> tuple[Any, Ending]:
-        charts, endings = [], []
-        for _ in range(cycles):
-            past = [self._step(i) for i in range(self.mind.every)]
-            happened = Transition._make(np.stack(leaves, 1) for leaves in zip(*past, strict=True))
-            self._leaves, self._next, self._acting_keys, chart, ending = self._learn(
-                self._leaves, happened, *self._seen()
-            )
-            charts.append(chart)
-            endings.append(ending)
-        values = np.stack([np.asarray(chart) for chart in charts], -1)
-        chart = {name: values[:, i] for i, name in enumerate(self._names)}
-        return chart, jax.tree.map(
-            lambda *rows: np.concatenate([np.asarray(row) for row in rows], 1), *endings
-        )
+    def _go(self, cycles: int) -> Any:
+        before = self._host.snapshot()
+        try:
+            with self._host.attended():
+                found = jax.block_until_ready(self._advance(self.alive, cycles))
+        except InputError:
+            with contextlib.suppress(InputError):
+                self._host.restore(before)
+            raise
+        self.alive, record = found
+        return record
 
     def judge(self, episodes: int, seed: int) -> np.ndarray:
         count = min(episodes, _MOST_SIDE_BY_SIDE)
-        each = [episodes // count + (i < episodes % count) for i in range(count)]
+        each = tuple(episodes // count + (i < episodes % count) for i in range(count))
+        host = self._judging.get(count) or self.world.open(range(count))
+        self._judging[count] = host
         scores = []
         for life, key in enumerate(self._judged_by(seed)):
-            mind = self.one(life).mind
-            seeds = jax.random.bits(key, (count,), jnp.uint32)
-            host = self.world.open([int(seed) for seed in seeds])
-            scores.append(_play_hosted(partial(self._decide, mind), self.mind, host, each, key))
-            host.close()
+            host.restart(jax.random.bits(key, (count,), jnp.uint32).tolist())
+            with host.attended():
+                scores.append(np.asarray(self._judge(host, each, self.one(life).mind, key)))
         return np.asarray(scores)
 
     def close(self) -> None:
-        self._host.close()
-
-    def _seen(self) -> tuple[np.ndarray, np.ndarray]:
-        """What stands before every world of every life, (lives, worlds, n), and where an episode
-        begins."""
-        shape = len(self.seeds), self.mind.worlds
-        return self._host.observation.reshape(*shape, -1), self._host.begun.reshape(shape)
-
-    def _decided(self, index: int = 0) -> Any:
-        """What is done next, and what is in mind then."""
-        if self._next is None:
-            if self._acting_keys is None:
-                self._acting_keys = self._draw(self._leaves)
-            self._next = self._act(self._leaves, *self._seen(), self._acting_keys, np.int32(index))
-        return self._next
-
-    def _step(self, index: int) -> Transition:
-        """One step of all worlds of all lives, with leading axes (lives, worlds)."""
-        if index:
-            self._next = None
-        acted, thoughts = self._decided(index)
-        self._leaves[len(self._leaves) - len(thoughts) :] = thoughts  # the last field of a life
-        action, shape = np.asarray(acted), acted.shape[:2]
-        happened = self._host.step(action.reshape(-1, *action.shape[2:]))
-        return Transition(*(leaf.reshape(*shape, *leaf.shape[1:]) for leaf in happened))
+        for host in (self._host, *self._judging.values()):
+            host.close()
 
 
-def born(mind: AbstractMind, seed: Integer[Array, ""], open_worlds: Any) -> Alive:
-    """The first instant of the life of a seed. `open_worlds` takes a key per world."""
+def born(mind: AbstractMind, seed: Integer[Array, ""], worlds: AbstractWorlds) -> Alive:
+    """The first instant of the life of a seed."""
     key = jax.random.key(seed)
     inner, outer = jax.random.split(jax.random.fold_in(key, _BIRTH))
     tally = Tally(jnp.zeros(mind.worlds), jnp.zeros(mind.worlds, jnp.int32))
-    worlds = open_worlds(jax.random.split(outer, mind.worlds))
+    moments = worlds.begin(jax.random.split(outer, mind.worlds))
     none = jnp.zeros((), jnp.int32)
-    return Alive(arrays(mind.init(inner)), worlds, tally, none, key, mind.afresh(mind.worlds))
+    return Alive(arrays(mind.init(inner)), moments, tally, none, key, mind.afresh(mind.worlds))
 
 
 def decided(
@@ -380,35 +305,68 @@ def lifetime(
 
     **Returns:** the life after so many cycles, and its charts, (cycles,) each.
     """
-    alive = born(mind, seed, jax.vmap(lambda key: begin(world, key)))
-    step = lambda alive, _: _cycle(mind, world, alive)
-    alive, (charts, _) = jax.lax.scan(step, alive, length=cycles)
+    worlds = Compiled(world)
+    alive, (charts, _) = _lived(mind, worlds, born(mind, seed, worlds), cycles, cycles)
     return alive, charts
 
 
-def _cycle(mind: AbstractMind, world: AbstractWorld, alive: Alive):
-    """`every` steps in compiled worlds, and what is learnt from them."""
+def _most(mind: AbstractMind) -> int:
+    """Cycles in a chunk, at most."""
+    return max(1, _AT_ONCE // mind.cycle)
+
+
+def _chunk(mind: AbstractMind, worlds: AbstractWorlds, count: int, mesh: Mesh | None) -> Any:
+    """Lives, and a number of cycles -> the lives after them, and their charts and endings.
+
+    It is compiled once, however many cycles there are to be.
+    """
+
+    def advance(alive, cycles):
+        lived = lambda alive, span: _lived(mind, worlds, alive, span.cycle, _most(mind))
+        return _shared(lived, count, mesh)((alive, _Span(cycles)))
+
+    return advance
+
+
+class _Span(eqx.Module):
+    """A number of cycles, the same for all lives (see `CLOCKS`)."""
+
+    cycle: Int[Array, ""]
+
+
+def _lived(
+    mind: AbstractMind, worlds: AbstractWorlds, alive: Alive, cycles: Count, most: int
+) -> tuple[Alive, tuple[Charts, Ending]]:
+    """So many cycles, and what there is to tell of them: rows for as many as `most`."""
+    _, row = jax.eval_shape(lambda alive: _cycle(mind, worlds, alive), alive)
+    record = jax.tree.map(lambda leaf: jnp.zeros((most, *leaf.shape), leaf.dtype), row)
+
+    def step(i, loop):
+        alive, record = loop
+        alive, row = _cycle(mind, worlds, alive)
+        return alive, jax.tree.map(lambda kept, new: kept.at[i].set(new), record, row)
+
+    return jax.lax.fori_loop(0, cycles, step, (alive, record))
+
+
+def _cycle(
+    mind: AbstractMind, worlds: AbstractWorlds, alive: Alive
+) -> tuple[Alive, tuple[Chart, Ending]]:
+    """`every` steps in each world, and what is learnt from them."""
 
     def step(loop, keys):
-        (worlds, thoughts), (acting, moving) = loop, keys
-        seen, begun = worlds.observation, worlds.age == 0
+        (moments, thoughts), (acting, moving) = loop, keys
+        seen, begun = moments.observation, moments.age == 0
         action, thoughts = decided(mind, alive.mind, thoughts, seen, begun, acting)
-        moved = jax.vmap(lambda w, a, k: proceed(world, w, a, k))(worlds, action, moving)
-        return (moved[0], thoughts), moved[1]
+        moments, happened = worlds.proceed(moments, action, moving)
+        return (moments, thoughts), happened
 
-    _, *keys = _keys(mind, alive)
-    (worlds, thoughts), happened = scan(step, (alive.worlds, alive.thoughts), tuple(keys))
-    alive, chart, ending = _learnt(mind, alive, happened)
-    return dataclasses.replace(alive, worlds=worlds, thoughts=thoughts), (chart, ending)
-
-
-def _learnt(mind: AbstractMind, alive: Alive, happened: Transition) -> tuple[Alive, Chart, Ending]:
-    """The end of a cycle, the same in all worlds."""
-    key, *_ = _keys(mind, alive)
-    state, chart = mind.learn(alive.mind, happened, key)
+    learning, *keys = _keys(mind, alive)
+    (moments, thoughts), happened = scan(step, (alive.worlds, alive.thoughts), tuple(keys))
+    state, chart = mind.learn(alive.mind, happened, learning)
     tally, ending = jax.lax.scan(lambda tally, past: tally.after(past), alive.tally, happened)
-    alive = dataclasses.replace(alive, mind=state, tally=tally, cycle=alive.cycle + 1)
-    return alive, chart, ending
+    after = Alive(state, moments, tally, alive.cycle + 1, alive.key, thoughts)
+    return after, (chart, ending)
 
 
 def _keys(mind: AbstractMind, alive: Alive) -> tuple[PRNGKeyArray, Keys, Key[Array, "*axes"]]:
@@ -424,43 +382,82 @@ def _keys(mind: AbstractMind, alive: Alive) -> tuple[PRNGKeyArray, Keys, Key[Arr
     return keys[0], keys[1 : 1 + mind.every], keys[1 + mind.every :].reshape(shape)
 
 
-def _play(mind: AbstractMind, world: AbstractWorld, state: Any, key: PRNGKeyArray, count: int):
-    """The returns of greedy episodes in fresh compiled worlds, (count,)."""
-    moments = jax.vmap(lambda key: begin(world, key))(jax.random.split(key, count))
+def _play(
+    mind: AbstractMind,
+    worlds: AbstractWorlds,
+    state: Any,
+    key: PRNGKeyArray,
+    each: Sequence[int],
+) -> Float[Array, " episodes"]:
+    """The returns of so many greedy episodes in each world, those of the first world first."""
+    count, wanted = len(each), jnp.asarray(each)
+    index = jnp.arange(count)
 
     def going(loop):
-        return jnp.any(~loop[2])
+        return jnp.any(loop[2] < wanted)
 
     def step(loop):
-        moments, scores, over, time, thoughts = loop
+        moments, scores, done, time, thoughts = loop
         now = jax.random.fold_in(key, time)
         seen, begun, keys = moments.observation, moments.age == 0, jax.random.split(now, (count, 2))
         thinking = jax.random.fold_in(now, _THINKING)
         action, thoughts = decided(mind, state, thoughts, seen, begun, thinking, explore=False)
-        moments, past = jax.vmap(lambda m, a, k: proceed(world, m, a, k))(moments, action, keys)
-        scores = scores + jnp.where(over, 0, past.reward)
-        return moments, scores, over | past.ended, time + 1, thoughts
+        moments, past = worlds.proceed(moments, action, keys)
+        # what is played after a world's last episode falls outside and is dropped
+        scores = scores.at[index, done].add(past.reward, mode="drop")
+        return moments, scores, done + past.ended, time + 1, thoughts
 
     none = jnp.zeros((), jnp.int32)
-    start = (moments, jnp.zeros(count), jnp.zeros(count, bool), none, mind.afresh(count))
-    return jax.lax.while_loop(going, step, start)[1]
+    moments = worlds.begin(jax.random.split(key, count))
+    scores, done = jnp.zeros((count, max(each))), jnp.zeros(count, jnp.int32)
+    played = jax.lax.while_loop(going, step, (moments, scores, done, none, mind.afresh(count)))[1]
+    return jnp.concatenate([row[:most] for row, most in zip(played, each, strict=True)])
 
 
-def _play_hosted(
-    decide: Any, mind: AbstractMind, host: Host, each: list[int], key: PRNGKeyArray
-) -> list[float]:
-    """The returns of so many greedy episodes in each hosted world."""
-    done: list[list[float]] = [[] for _ in each]
-    score, thoughts = np.zeros(len(each)), mind.afresh(len(each))
-    while any(len(d) < want for d, want in zip(done, each, strict=True)):
-        key, now = jax.random.split(key)
-        action, thoughts = decide(thoughts, host.observation, host.begun, now, explore=False)
-        happened = host.step(np.asarray(action))
-        score += happened.reward
-        for i in np.flatnonzero(host.begun):
-            done[i].append(float(score[i]))
-            score[i] = 0
-    return [value for d, want in zip(done, each, strict=True) for value in d[:want]]
+def offer_cores() -> None:
+    """Lets JAX see a device in every core that this process may use, for lives to share.
+
+    To be called before JAX computes anything; later it has no effect. One life has one device.
+    """
+    everywhere = hasattr(os, "sched_getaffinity")
+    cores = len(os.sched_getaffinity(0)) if everywhere else os.cpu_count() or 1
+    with contextlib.suppress(RuntimeError):
+        jax.config.update("jax_num_cpu_devices", cores)
+
+
+def _mesh(count: int) -> Mesh | None:
+    """As many devices as divide so many lives, if that is more than one."""
+    devices = jax.devices()[: math.gcd(count, len(jax.devices()))]
+    if len(devices) == 1:
+        return None
+    return jax.make_mesh((len(devices),), ("lives",), (AxisType.Auto,), devices=devices)
+
+
+def _shared(function: Any, count: int, mesh: Mesh | None) -> Any:
+    """`_together`, every device of the mesh with its share of the lives."""
+    if mesh is None:
+        return _together(function, count)
+    share = _together(function, count // mesh.size)
+
+    def run(trees: tuple) -> Any:
+        parts = _parts(jax.eval_shape(share, trees))
+        return jax.shard_map(
+            share, mesh=mesh, in_specs=(_parts(trees),), out_specs=parts, check_vma=False
+        )(trees)
+
+    return run
+
+
+def _parts(tree: Any) -> Any:
+    """How devices share lives: every one has its own, and all have the same clocks."""
+    part = lambda axis: PartitionSpec() if axis is None else PartitionSpec("lives")
+    return jax.tree.map(part, _axes(tree), is_leaf=lambda axis: axis is None)
+
+
+def _places(tree: Any, mesh: Mesh) -> Any:
+    """Where each leaf is to be kept."""
+    place = lambda part: NamedSharding(mesh, part)
+    return jax.tree.map(place, _parts(tree), is_leaf=lambda part: isinstance(part, PartitionSpec))
 
 
 def _together(function: Any, count: int) -> Any:
@@ -489,11 +486,6 @@ def _wide(tree: Any) -> Any:
     return jax.tree.map(lambda leaf, axis: leaf if axis is None else leaf[None], tree, _axes(tree))
 
 
-def _same(tree: Any) -> Any:
-    """The trees of several lives, as they are."""
-    return tree
-
-
 def _axes(tree: Any) -> Any:
     """0 for every leaf that each life has its own of, `None` for the clocks."""
     last = lambda path: getattr(path[-1], "name", None) if path else None
@@ -502,14 +494,8 @@ def _axes(tree: Any) -> Any:
     )
 
 
-def _born_together(mind: AbstractMind, seeds: Sequence[int], open_worlds: Any) -> Alive:
+def _born_together(mind: AbstractMind, seeds: Sequence[int], worlds: AbstractWorlds) -> Alive:
     """The first instant of every life; clocks are one for all."""
-    birth = jax.jit(jax.vmap(lambda seed: born(mind, seed, open_worlds)))
+    birth = jax.jit(jax.vmap(lambda seed: born(mind, seed, worlds)))
     alive = birth(jnp.asarray(seeds, jnp.uint32))
     return jax.tree.map(lambda leaf, axis: leaf[0] if axis is None else leaf, alive, _axes(alive))
-
-
-def _steps(ending: Array) -> np.ndarray:
-    """(lives, cycles, every, worlds) -> (lives, steps, worlds)."""
-    host = np.asarray(ending)
-    return host.reshape(host.shape[0], -1, host.shape[-1])

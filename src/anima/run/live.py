@@ -16,7 +16,7 @@ import numpy as np
 
 import anima.run.config as configs
 from anima.agent.agent import check_finite
-from anima.agent.life import AbstractLives, CompiledLives, lives
+from anima.agent.life import AbstractLives, CompiledLives, lives, offer_cores
 from anima.agent.living import LivingMind
 from anima.core.errors import DivergedError, InputError
 from anima.run import agents, checkpoint, folder
@@ -78,6 +78,8 @@ class Living:
     def __init__(self, config: LiveConfig, seed: int, seeds: int, folder: Path):
         if seed + seeds - 1 > 2**32 - 1:
             raise InputError(f"--seed {seed} with --seeds {seeds}: the last seed is too large")
+        if seeds > 1:
+            offer_cores()
         self.config, self.seed, self.folder = config, seed, folder
         self.world = self.usual = make(config.world["name"])
         self.mind = agents.build_mind(config, self.world.spec)

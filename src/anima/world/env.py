@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int, Key, PRNGKeyArray
 
 from anima.core.errors import InputError, nearest
 from anima.core.types import Given, Keys, Scalar
@@ -159,11 +159,15 @@ class AbstractWorld(eqx.Module):
 
 
 class Moment(eqx.Module):
-    """Where an episode stands: the hidden state, its age in steps, and what is seen of it."""
+    """Where an episode stands: the hidden state, its age in steps, and what is seen of it; or
+    where several do, with a leading axis.
+
+    Of a world on the host the state is `None`: it stays there.
+    """
 
     state: Any
-    age: Int[Array, ""]
-    observation: Float[Array, " n"]
+    age: Int[Array, "*worlds"]
+    observation: Float[Array, "*worlds n"]
 
 
 def begin(world: AbstractWorld, key: PRNGKeyArray) -> Moment:
@@ -190,6 +194,35 @@ def proceed(
     )
     fresh = begin(world, again)
     return jax.tree.map(lambda a, b: jnp.where(happened.ended, a, b), fresh, next_), happened
+
+
+class AbstractWorlds:
+    """Worlds side by side, as one mind lives in them; both methods can be traced."""
+
+    @abstractmethod
+    def begin(self, keys: Keys) -> Moment:
+        """Where they stand at first, with an axis of worlds: a key each."""
+
+    @abstractmethod
+    def proceed(
+        self, moments: Moment, actions: Array, keys: Key[Array, "worlds 2"]
+    ) -> tuple[Moment, Transition]:
+        """One step of each, as `proceed` has it."""
+
+
+class Compiled(AbstractWorlds):
+    """Worlds whose dynamics compile."""
+
+    def __init__(self, world: AbstractWorld):
+        self.world = world
+
+    def begin(self, keys: Keys) -> Moment:
+        return jax.vmap(lambda key: begin(self.world, key))(keys)
+
+    def proceed(
+        self, moments: Moment, actions: Array, keys: Key[Array, "worlds 2"]
+    ) -> tuple[Moment, Transition]:
+        return jax.vmap(lambda m, a, k: proceed(self.world, m, a, k))(moments, actions, keys)
 
 
 class Moments(eqx.Module):

@@ -1,5 +1,8 @@
 """gymnasium's environments, several side by side, each a world of its own on the host.
 
+A compiled life asks the host for every step (`core.ask`), so that all the rest of it, acting and
+learning, is one program here as in compiled worlds.
+
 Every episode begins from a seed that is a function of the world's own seed and the episode's
 number, and the actions of the present episode are kept: so the state of any deterministic
 environment can be saved as a few numbers and found again by acting it out, whether or not it can
@@ -14,10 +17,24 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Key
 
+from anima.core.ask import ask
 from anima.core.errors import InputError
-from anima.world.env import LONGEST, ActionSpace, Continuous, Discrete, Spec, Transition
+from anima.core.types import Keys
+from anima.world.env import (
+    LONGEST,
+    AbstractWorlds,
+    ActionSpace,
+    Continuous,
+    Discrete,
+    Moment,
+    Spec,
+    Transition,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,8 +95,11 @@ def build(name: str, **arguments: Any) -> Any:
             raise InputError(f"{name} needs more than is installed: {error}") from error
 
 
-class Host:
+class Host(AbstractWorlds):
     """Worlds of one environment on the host, acted upon together.
+
+    From Python by `step`; from a compiled program by `begin` and `proceed`, whose keys are not
+    used: here chance is the environment's own.
 
     **Arguments:** `spec`; `seeds`, one per world; `arguments`, for gymnasium's `make`.
     """
@@ -94,21 +114,83 @@ class Host:
         self._first = int(action.start) if _is_discrete(action) else 0  # type: ignore[union-attr]
         self._acts = np.int64 if isinstance(spec.action, Discrete) else np.float32
         width = () if isinstance(spec.action, Discrete) else (spec.action.size,)
+        self._box = None
+        if isinstance(spec.action, Continuous):
+            self._box = np.asarray(spec.action.low, "f4"), np.asarray(spec.action.high, "f4")
         self._done = np.zeros((len(self.seeds), spec.limit, *width), self._acts)
+        self._each = np.arange(len(self.seeds))
+        self._failure: Exception | None = None
+        self.restart(self.seeds)
+
+    def restart(self, seeds: Sequence[int]) -> None:
+        """As newly opened, from other seeds: as many as there are worlds."""
+        self.seeds = list(seeds)
         self._episode = np.zeros(len(self.seeds), np.int64)
-        self._age = np.zeros(len(self.seeds), np.int64)
+        self._age = np.zeros(len(self.seeds), np.int32)
         self.observation: np.ndarray = self._reset(np.ones(len(self.seeds), bool))
+
+    def begin(self, keys: Keys) -> Moment:
+        """What is seen as they stand, which is at the start if nothing was done yet."""
+        many = keys.shape[0]
+        like = (_like(np.float32, many, self.spec.observation), _like(np.int32, many))
+        seen, age = ask(self._look, like, jax.random.key_data(keys))
+        return Moment(None, age, seen)
+
+    def proceed(
+        self, moments: Moment, actions: Array, keys: Key[Array, "worlds 2"]
+    ) -> tuple[Moment, Transition]:
+        many, size = moments.age.shape[0], self.spec.observation
+        # one array, as each that crosses takes its time; the ages are asked with, so that no step
+        # is taken before the one before it
+        like = (_like(np.float32, many, 2 * size + 4),)
+        (told,) = ask(self._answer, like, actions, moments.age)
+        seen, following, rest = told[:, :size], told[:, size : 2 * size], told[:, 2 * size :]
+        age, ends = rest[:, 0].astype(jnp.int32), rest[:, 2:] > 0
+        happened = Transition(
+            moments.observation, actions, rest[:, 1], following, ends[:, 0], ends[:, 1]
+        )
+        return Moment(None, age, seen), happened
+
+    @contextlib.contextmanager
+    def attended(self) -> Iterator[None]:
+        """Around compiled programs that act here: what fails here fails there as it is."""
+        try:
+            yield
+        except Exception:
+            failure, self._failure = self._failure, None
+            if failure is None:
+                raise
+            raise failure from None
+
+    def _look(self, keys: np.ndarray) -> tuple[np.ndarray, ...]:
+        shape = keys.shape[:-1]
+        return self.observation.reshape(*shape, -1), self._age.reshape(shape)
+
+    def _answer(self, actions: np.ndarray, ages: np.ndarray) -> tuple[np.ndarray]:
+        """One step, for worlds with any leading axes: a row for each."""
+        count, size = len(self.seeds), self.spec.observation
+        try:
+            past = self.step(actions.reshape(count, *actions.shape[ages.ndim :]))
+        except Exception as failure:
+            self._failure = failure
+            raise
+        rows = np.empty((count, 2 * size + 4), np.float32)
+        rows[:, :size] = self.observation
+        rows[:, size : 2 * size] = past.following
+        rows[:, -4] = self._age
+        rows[:, -3] = past.reward
+        rows[:, -2] = past.terminated
+        rows[:, -1] = past.truncated
+        return (rows.reshape(*ages.shape, -1),)
 
     def step(self, action: np.ndarray) -> Transition:
         """One step of every world; those whose episode ended stand at the start of the next."""
-        happened = self._step(np.asarray(action, self._acts))
-        ended = np.asarray(happened.terminated) | np.asarray(happened.truncated)
-        following = np.asarray(happened.following)
+        happened, ended = self._step(np.asarray(action, self._acts))
+        self.observation = np.asarray(happened.following)
         if ended.any():
             self._episode += ended
-            self._age[ended] = 0
-            following = np.where(ended[:, None], self._reset(ended), following)
-        self.observation = following
+            self._age = np.where(ended, np.int32(0), self._age)
+            self.observation = np.where(ended[:, None], self._reset(ended), self.observation)
         return happened
 
     @property
@@ -138,12 +220,12 @@ class Host:
         """
         self._episode = np.asarray(snapshot["episode"], np.int64).copy()
         ages, acts = np.asarray(snapshot["age"], np.int64), np.asarray(snapshot["acts"])
-        self._age = np.zeros_like(ages)
+        self._age = np.zeros(len(ages), np.int32)
         self.observation = self._reset(np.ones(len(ages), bool))
         for index, age in enumerate(ages):  # each by itself: they stand at different ages
             for action in acts[index, :age]:
                 self.observation[index] = self._act_out(index, action)
-        self._age, self._done = ages.copy(), acts.astype(self._acts).copy()
+        self._age, self._done = ages.astype(np.int32), acts.astype(self._acts).copy()
 
     def render(self) -> Any:
         """A picture of the first world, if it was made to draw itself."""
@@ -161,24 +243,26 @@ class Host:
             for world in self._worlds:
                 world.close()
 
-    def _step(self, action: np.ndarray) -> Transition:
-        done = action
-        if isinstance(self.spec.action, Continuous):
-            box = self.spec.action
-            done = np.clip(action, np.asarray(box.low, "f4"), np.asarray(box.high, "f4"))
-        self._done[np.arange(len(action)), self._age] = done
-        with _blame(self.spec.name, f"take action {done.tolist()}"):
+    def _step(self, action: np.ndarray) -> tuple[Transition, np.ndarray]:
+        """What happened, and which episodes ended with it."""
+        done = action if self._box is None else np.clip(action, *self._box)
+        self._done[self._each, self._age] = done
+        try:  # not `_blame`: this is what a life spends its time on
             told = [w.step(a) for w, a in zip(self._worlds, done + self._first, strict=True)]
             seen, rewards, terminations, truncations, _ = zip(*told, strict=True)
-            flat = lambda values, kind: np.array(values, kind).reshape(len(told))
-            reward = flat(rewards, np.float32)
-            terminated, truncated = flat(terminations, bool), flat(truncations, bool)
-        self._age += 1
+            count = len(told)
+            reward = np.array(rewards, np.float32).reshape(count)
+            terminated = np.array(terminations, bool).reshape(count)
+            truncated = np.array(truncations, bool).reshape(count)
+        except Exception as error:
+            raise _blamed(self.spec.name, f"take action {done.tolist()}", error) from error
+        self._age = self._age + np.int32(1)  # a new one: JAX may still hold the old
         following = self._read(seen)
         if not np.isfinite(reward).all():
             raise InputError(f"{self.spec.name} gave the reward {reward.tolist()}: mend it")
         truncated = (truncated | (self._age >= self.spec.limit)) & ~terminated
-        return Transition(self.observation, action, reward, following, terminated, truncated)  # type: ignore[arg-type]
+        happened = Transition(self.observation, action, reward, following, terminated, truncated)  # type: ignore[arg-type]
+        return happened, terminated | truncated
 
     def _reset(self, which: np.ndarray) -> np.ndarray:
         """What is seen as episodes begin in those worlds; 0 for the others."""
@@ -193,8 +277,10 @@ class Host:
 
     def _read(self, seen: Any) -> np.ndarray:
         """The observations as float32 vectors, checked."""
-        with _blame(self.spec.name, "be understood"):
+        try:
             read = self._reads(seen)
+        except Exception as error:
+            raise _blamed(self.spec.name, "be understood", error) from error
         want = (len(seen), self.spec.observation)
         if read.shape != want:
             raise InputError(
@@ -218,6 +304,10 @@ class Host:
                 "the same place; start a new run"
             )
         return self._reads([seen])[0]
+
+
+def _like(kind: Any, *shape: int) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(shape, kind)
 
 
 def _seed(seed: int, episode: int) -> int:
@@ -288,5 +378,9 @@ def _blame(name: str, what: str) -> Iterator[None]:
     except InputError:
         raise
     except Exception as error:
-        text = " ".join(str(error).split())[:300] or "no message"
-        raise InputError(f"{name} could not {what}: {type(error).__name__}: {text}") from error
+        raise _blamed(name, what, error) from error
+
+
+def _blamed(name: str, what: str, error: Exception) -> InputError:
+    text = " ".join(str(error).split())[:300] or "no message"
+    return InputError(f"{name} could not {what}: {type(error).__name__}: {text}")

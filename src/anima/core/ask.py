@@ -1,0 +1,68 @@
+"""A compiled program asks the host, and waits for the answer.
+
+JAX's own callbacks put every argument on a device and take it down again before the host sees it,
+which costs several times what a small question does. Here NumPy arrays go in and come out.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import ShapedArray
+from jax.extend.core import Primitive
+from jax.interpreters import batching, mlir
+
+Answer = Callable[..., Sequence[np.ndarray]]
+
+
+def ask(answer: Answer, like: Sequence[jax.ShapeDtypeStruct], *question: Any) -> list[jax.Array]:
+    """What `answer(*question)` returns on the host, when the program comes to it.
+
+    **Arguments:** `answer`, a function that stays the same (it is part of what is compiled), from
+    NumPy arrays to as many as `like` has; `like`, their shapes and types; `question`, arrays.
+
+    Under `vmap` it is asked once for all: the question and the answer then have the axes that were
+    mapped over in front, those of the question all of them.
+
+    Nothing is asked twice or left out, but only what depends on an earlier answer is sure to be
+    asked after it. What `answer` raises ends the program, and JAX raises an error of its own.
+    """
+    kinds = tuple((tuple(one.shape), np.dtype(one.dtype)) for one in like)
+    return _ask_p.bind(*map(jnp.asarray, question), answer=answer, kinds=kinds, axes=())
+
+
+def _shapes(*question: Any, answer: Answer, kinds: tuple, axes: tuple) -> list[ShapedArray]:
+    return [ShapedArray((*axes, *shape), dtype) for shape, dtype in kinds]
+
+
+def _batch(question: Sequence, mapped: Sequence, *, answer: Answer, kinds: tuple, axes: tuple):
+    count = next(q.shape[at] for q, at in zip(question, mapped, strict=True) if at is not None)
+    whole = [
+        jnp.broadcast_to(q, (count, *q.shape)) if at is None else jnp.moveaxis(q, at, 0)
+        for q, at in zip(question, mapped, strict=True)
+    ]
+    found = _ask_p.bind(*whole, answer=answer, kinds=kinds, axes=(count, *axes))
+    return found, [0] * len(found)
+
+
+def _lower(context: Any, *question: Any, answer: Answer, kinds: tuple, axes: tuple) -> Any:
+    found, _, _ = mlir.emit_python_callback(
+        context,
+        answer,
+        None,
+        list(question),
+        context.avals_in,
+        context.avals_out,
+        has_side_effect=True,
+    )
+    return found
+
+
+_ask_p = Primitive("ask")
+_ask_p.multiple_results = True
+_ask_p.def_abstract_eval(_shapes)
+_ask_p.def_impl(lambda *question, **how: jax.jit(lambda *q: _ask_p.bind(*q, **how))(*question))
+batching.primitive_batchers[_ask_p] = _batch
+mlir.register_lowering(_ask_p, _lower)
