@@ -3,8 +3,8 @@
     python -m benchmarks.conformance [--data-dir DIR]
 
 Writes `benchmarks/results/conformance.json`; `python -m benchmarks.tables` makes the page of it.
-The laws are in `anima/laws.py`. With MNIST at hand the exact rules also train a network on it for
-100 steps beside backprop, in float64.
+The laws are in `anima/laws.py`, the rules that are wrong in `tests/test_laws.py`. With MNIST at
+hand the exact rules also train a network on it for 100 steps beside backprop, in float64.
 """
 
 import argparse
@@ -22,6 +22,7 @@ from anima import ZIL, Backprop, CrossEntropy, FixedPrediction, InputError, Lear
 from anima.laws import Measured, measure, rows
 from anima.run import checkpoint
 from anima.world.data import load_data
+from tests.test_laws import MUTANTS, TWO
 
 PATH = Path(__file__).parent / "results" / "conformance.json"
 SIZES, STEPS, BATCH = [784, 64, 64, 10], 100, 32
@@ -72,7 +73,10 @@ def main() -> None:
             table.append(described(measure(row)))
             kept = all(table[-1]["holds"].values())
             print(f"{'holds' if kept else 'FAILS'}: {row.assigner} on {row.circuit}", flush=True)
-        found = {"command": "python -m benchmarks.conformance", "rows": table}
+        mutants = [
+            {"mutant": name} | described(measure(row, only=TWO)) for name, row in MUTANTS.items()
+        ]
+        found = {"command": "python -m benchmarks.conformance", "rows": table, "mutants": mutants}
         try:
             found["trajectories"] = {
                 "steps": STEPS,

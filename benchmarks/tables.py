@@ -282,7 +282,7 @@ def conformance_page() -> str:
         "*to O(s)*, *to O(s^2)*: the order in which the relative error falls with the step or",
         "nudge, within .1 of 1 or 2, and in brackets the error at the smallest. *less than 90",
         "degrees*: the cosine. A dash: the rule serves no such cost. Every cell is a test",
-        "(`tests/test_laws.py`), and every law is seen there to fail on a rule that is wrong.",
+        "(`tests/test_laws.py`), and every law is seen to fail on the wrong rules further down.",
         "",
         f"| assigner | circuit | its credit is | {' | '.join(costs)} |",
         "|---" * (3 + len(costs)) + "|",
@@ -297,7 +297,29 @@ def conformance_page() -> str:
             f"- {name}: after {told['steps']} steps no weight is further than {distance:.1e} away."
             for name, distance in told["distance"].items()
         ]
+    lines += _mutants(found.get("mutants", []))
     return "\n".join(lines)
+
+
+def _mutants(rows: list[dict]) -> list[str]:
+    """The rules that are wrong, and what the laws see of them."""
+    if not rows:
+        return []
+    costs = list(rows[0]["errors"])
+    lines = [
+        "",
+        "## Rules that are wrong",
+        "",
+        "Each does what a careless implementation does, and must break the law that it is tried",
+        "by, for either cost (what is shown is as above; where it is marked, the law is broken).",
+        "",
+        f"| what is wrong | circuit | the law it must break | {' | '.join(costs)} |",
+        "|---" * (3 + len(costs)) + "|",
+    ]
+    for row in rows:
+        cells = " | ".join(_cell(row, cost).replace("fails", "breaks it") for cost in costs)
+        lines.append(f"| {row['mutant']} | {row['circuit']} | {row['law']} | {cells} |")
+    return lines
 
 
 def _cell(row: dict, cost: str) -> str:

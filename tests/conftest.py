@@ -32,6 +32,7 @@ from anima.core.functions import activation
 QUICK = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {QUICK}"  # before JAX's first array
 
+REAL = Path(os.environ.get("ANIMA_DATA") or Path(__file__).parents[2] / "shared" / "data")
 LAWS = ("core", "circuit", "settle", "learn", "act", "test_testing.py", "test_laws.py")
 HERE = Path(__file__).parent
 
@@ -108,6 +109,18 @@ def quick_programs(keep_programs):
             jax.config.update(name, value)
 
     return quick
+
+
+@pytest.fixture(scope="session")
+def real():
+    """The folder of a real data set, by its name; where there is none, the test is skipped."""
+
+    def find(name):
+        if not (REAL / name).is_dir():
+            pytest.skip(f"no real {name} in {REAL}; set ANIMA_DATA to the folder above it")
+        return REAL / name
+
+    return find
 
 
 @pytest.fixture(autouse=True)

@@ -2,11 +2,11 @@
 
     python -m benchmarks.agents.speed
 
-DQN, 64-64, batch 64, one update every 4 steps. In gymnasium's own CartPole anima, by backprop and
-by predictive coding, lives turn by turn with Stable-Baselines3 (PyTorch) and sbx (JAX), each in a
-process of its own on the same core (`peers/dqn_worker.py`): what is reported are medians over
-rounds and their ratios. In compiled worlds 1 and 16 seeds live as one program, 16 on all cores
-there are. Results go to `benchmarks/results/agents-speed.json`.
+DQN, 64-64, batch 64, one update every 4 steps. In gymnasium's own CartPole anima, by backprop, by
+zero-divergence inference and by predictive coding, lives turn by turn with Stable-Baselines3
+(PyTorch) and sbx (JAX), each in a process of its own on the same core (`peers/dqn_worker.py`):
+what is reported are medians over rounds and their ratios. In compiled worlds 1 and 16 seeds live as
+one program, 16 on all cores there are. Results go to `benchmarks/results/agents-speed.json`.
 """
 
 import contextlib

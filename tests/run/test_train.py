@@ -16,6 +16,7 @@ import anima.run.train as train
 from anima.core.errors import DivergedError, InputError
 from anima.run import checkpoint
 from anima.run.train import Training
+from anima.world.data import load_data
 
 SEED = 5
 WEIGHTS = ("weights.safetensors", "twin.safetensors")
@@ -279,3 +280,22 @@ def test_every_epoch_reads_every_example_in_another_order(small, data, tmp_path)
     for order in epochs:
         assert sorted(order.ravel()) == list(range(60))  # and none of those held out
     assert not (epochs[0] == epochs[1]).all()
+
+
+@pytest.mark.parametrize("rule", ["eqprop", "zil"])
+def test_colour_images_are_learnt_by_convolutions(rule, real, tmp_path):
+    """A smoke test: the first images of CIFAR-10, in batches of ten, are learnt by heart."""
+    data = load_data(str(real("cifar10-subset")))
+    few = dict(train_images=data.train_images[:30], train_labels=data.train_labels[:30])
+    few |= dict(test_images=data.test_images[:10], test_labels=data.test_labels[:10])
+    data = dataclasses.replace(data, **few)
+    settings = ["train.epochs=12", "train.batch=10", "noise.hidden=0.0"]
+    if rule == "zil":
+        settings += ["optimiser.rule=adam", "optimiser.rate=0.003", "circuit.family=predictive"]
+        settings += ["assigner={name='zil'}", "cost.kappa=1.0", "circuit.activation=relu"]
+    preset = configs.read_preset("cifar10-conv-eqprop")
+    config = configs.resolve(configs.override(preset, settings))
+    config = dataclasses.replace(config, twin=dataclasses.replace(config.twin, enabled=False))
+    outcome = Training(config, data, SEED, tmp_path).run()
+    assert outcome.rows[0]["train_accuracy"] < 0.5 < outcome.rows[-1]["train_accuracy"]
+    assert np.isfinite(outcome.rows[-1]["residual"])

@@ -4,7 +4,6 @@ import dataclasses
 import gzip
 import hashlib
 import http.server
-import os
 import re
 import struct
 import threading
@@ -24,15 +23,6 @@ FILES = {
     "t10k-images": "t10k-images-idx3-ubyte.gz",
     "t10k-labels": "t10k-labels-idx1-ubyte.gz",
 }
-REAL = Path(os.environ.get("ANIMA_DATA") or Path(__file__).parents[3] / "shared" / "data")
-
-
-def real(name: str) -> Path:
-    if not (REAL / name).is_dir():
-        pytest.skip(f"no real {name} in {REAL}; set ANIMA_DATA to the folder above it")
-    return REAL / name
-
-
 # Small sets to try things on.
 
 
@@ -121,7 +111,7 @@ def test_digits() -> None:
         ("fashion-mnist", 0.28604, 0.35302, [6000] * 10),
     ],
 )
-def test_published_sets_have_the_checksums_and_statistics(name, mean, std, counts, cache):
+def test_published_sets_have_the_checksums_and_statistics(name, mean, std, counts, cache, real):
     cache.mkdir(parents=True)
     (cache / name).symlink_to(real(name).resolve())  # in the cache, so that checksums count
     data = load_data(name)
@@ -132,7 +122,7 @@ def test_published_sets_have_the_checksums_and_statistics(name, mean, std, count
     assert np.bincount(data.train_labels).tolist() == counts
 
 
-def test_a_real_folder_in_colour() -> None:
+def test_a_real_folder_in_colour(real) -> None:
     folder = real("cifar10-subset")
     data = load_data(str(folder))
     assert data.shape == (32, 32, 3) and data.pixels == 3072 and data.classes == 10
@@ -142,7 +132,7 @@ def test_a_real_folder_in_colour() -> None:
 
 
 @pytest.mark.parametrize("name", ["mnist", "fashion-mnist"])
-def test_real_sets_are_not_taken_for_each_other(name: str) -> None:
+def test_real_sets_are_not_taken_for_each_other(name: str, real) -> None:
     other = {"mnist": "fashion-mnist", "fashion-mnist": "mnist"}[name]
     assert f"holds {other}, not {name}" in message(name, real(other))
 

@@ -2,8 +2,8 @@
 
     python benchmarks/agents/peers/dqn_worker.py WHO
 
-WHO is anima-predictive, anima-backprop, sb3 or sbx. The same algorithm for all: a net of 64-64,
-Adam, batches of 64 from a replay of 50,000, one update every 4 steps after the first 1,000,
+WHO is anima-predictive, anima-zil, anima-backprop, sb3 or sbx. The same algorithm for all: a net
+of 64-64, Adam, batches of 64 from a replay of 50,000, one update every 4 steps after 1,000,
 epsilon .05, plain targets from a slow copy of the net. What differs: that copy follows a little
 at every update here and is taken every 500 steps by the peers, who also clip gradients. It speaks
 the line protocol of `benchmarks/speed/peers/_protocol.py`.
@@ -86,7 +86,8 @@ class Peer:
 def main() -> None:
     """Lives through the warm-up and a little more, then as told."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("who", choices=("anima-predictive", "anima-backprop", "sb3", "sbx"))
+    ours = ("anima-predictive", "anima-zil", "anima-backprop")
+    parser.add_argument("who", choices=(*ours, "sb3", "sbx"))
     options = parser.parse_args()
     channel = private_stdout()
     begun = time.perf_counter()
