@@ -1,8 +1,12 @@
 """Lives do not depend on how they are cut into chunks, nor on who lives beside them."""
 
+import contextlib
+import os
 import re
+import signal
 import subprocess
 import sys
+import time
 
 import equinox as eqx
 import gymnasium
@@ -15,6 +19,7 @@ from jax.extend.core import jaxprs_in_params
 from anima.agent.classic import ddpg, dqn
 from anima.agent.life import lifetime, lives
 from anima.core.errors import InputError
+from anima.world import host
 from anima.world.env import make
 from anima.world.host import hosted
 
@@ -40,11 +45,15 @@ def test_compiled_lives_whole_in_parts_and_together(corridor, monkeypatch):
     whole = one.state
     assert np.shape(charts["surprise"]) == (1, 12) and endings.ended.shape == (1, 24, 1)
     np.testing.assert_array_equal(one.judge(3, 1).shape, (1, 3))
+    early = one.one(0)
     one.restore(start)
     for _ in range(3):
         one.advance(4)
     _same(one.state, whole)
-    monkeypatch.setattr("anima.agent.life._AT_ONCE", 10)  # five cycles in a chunk
+    _same(early, one.one(0))  # what was taken of a life is not given away with it
+    with pytest.raises(InputError, match="at least 1"):
+        one.advance(0)
+    monkeypatch.setattr("anima.agent.life.AT_ONCE", 10)  # five cycles in a chunk
     short = lives(mind, corridor, [5])
     charts_, endings_ = short.advance(12)
     _same((short.state, charts_, endings_), (whole, charts, endings))
@@ -60,8 +69,8 @@ from anima.agent.classic import dqn
 from anima.agent.life import lives, offer_cores
 from anima.world.env import make
 
-offer_cores()
-jax.config.update("jax_num_cpu_devices", 2)  # however many there are
+jax.config.update("jax_num_cpu_devices", 2)
+offer_cores()  # which leaves alone what was told
 world = make("CartPole-v1")
 mind = dqn(world.spec, assigner="backprop", hidden=(4,), every=2, batch=4, capacity=40, warmup=4)
 alone, many = (lives(mind, world, seeds) for seeds in ([5], [4, 5, 6, 7]))
@@ -82,12 +91,14 @@ again.restore(many.state)
 again.advance(3), many.advance(1), many.advance(2)
 for a, b in zip(numbers(again.state), numbers(many.state), strict=True):
     np.testing.assert_array_equal(a, b)
-offer_cores()  # too late, and no harm
+three = lives(mind, world, [1, 2, 3])
+assert (alone.devices, many.devices, three.devices) == (1, 2, 1)
 """
 
 
 def test_devices_share_the_lives():
-    subprocess.run([sys.executable, "-c", _ON_TWO_DEVICES], check=True)
+    quiet = os.environ | {"JAX_PLATFORMS": "cpu"}
+    subprocess.run([sys.executable, "-c", _ON_TWO_DEVICES], check=True, env=quiet)
 
 
 def test_endings_tell_returns_and_lengths(corridor):
@@ -157,11 +168,11 @@ def test_what_a_life_remembers_is_written_in_place():
 
 
 class _Fragile(gymnasium.Env):
-    """It breaks in its fifth step, once."""
+    """Episodes of nine steps; `trouble` befalls step number five, until it is taken away."""
 
     observation_space = gymnasium.spaces.Box(-1, 1, (2,))
     action_space = gymnasium.spaces.Discrete(2)
-    broken = False
+    trouble = None
 
     def reset(self, *, seed=None, options=None):
         self.count = 0
@@ -169,30 +180,116 @@ class _Fragile(gymnasium.Env):
 
     def step(self, action):
         self.count += 1
-        if self.count == 5 and not _Fragile.broken:
-            _Fragile.broken = True
-            raise RuntimeError("the motor\nburnt out")
+        if self.count == 5 and _Fragile.trouble:
+            _Fragile.trouble()
         return np.full(2, self.count / 10, np.float32), float(action), False, self.count == 9, {}
 
 
-def test_a_world_that_breaks_leaves_the_lives_as_they_were():
+def _breaks():
+    raise RuntimeError("the motor\nburnt out")
+
+
+def _is_interrupted():
+    signal.raise_signal(signal.SIGINT)
+
+
+@pytest.fixture
+def fragile():
     gymnasium.register("Fragile-v0", _Fragile)
-    try:
-        world = hosted("Fragile-v0")
-        life, unbroken = (lives(dqn(world.spec, **SETTINGS), world, [3, 4]) for _ in range(2))
-        life.advance(1)
-        before = life.state
-        with pytest.raises(InputError, match="the motor burnt out") as told:
-            life.advance(4)
-        assert "Fragile-v0 could not" in str(told.value) and "\n" not in str(told.value)
-        _same(life.state, before)
-        life.advance(6)
-        unbroken.advance(7)
-        _same(life.state, unbroken.state)
+    with hosted_lives("Fragile-v0") as both:
+        yield both
+    _Fragile.trouble = None
+    del gymnasium.registry["Fragile-v0"]
+
+
+@contextlib.contextmanager
+def hosted_lives(name):
+    """Two times the same two lives."""
+    world = hosted(name)
+    both = [lives(dqn(world.spec, **SETTINGS), world, [3, 4]) for _ in range(2)]
+    yield both
+    for life in both:
         life.close()
-        unbroken.close()
-    finally:
-        del gymnasium.registry["Fragile-v0"]
+
+
+@pytest.mark.parametrize("lasting", [False, True])
+def test_a_world_that_breaks_leaves_the_lives_as_they_were(fragile, lasting):
+    life, unbroken = fragile
+    life.advance(4)  # eight steps of nine: to bring them back is to go through the fifth again
+
+    def breaks():
+        _Fragile.trouble = _breaks if lasting else None
+        _breaks()
+
+    _Fragile.trouble = breaks
+    with pytest.raises(InputError, match="the motor burnt out") as told:
+        life.advance(4)
+    assert "Fragile-v0 could not" in str(told.value) and "\n" not in str(told.value)
+    if lasting:  # nor can they be brought back yet
+        for use in (lambda: life.state, lambda: life.advance(1)):
+            with pytest.raises(InputError, match="the motor burnt out"):
+                use()
+        _Fragile.trouble = None
+    unbroken.advance(4)
+    _same(life.state, unbroken.state)
+    life.advance(6)
+    unbroken.advance(6)
+    _same(life.state, unbroken.state)
+
+
+def test_an_interrupt_leaves_the_lives_as_they_were(fragile):
+    life, undisturbed = fragile
+    life.advance(3)
+
+    def once():
+        _Fragile.trouble = None
+        _is_interrupted()
+
+    _Fragile.trouble = once
+    with pytest.raises(KeyboardInterrupt):
+        life.advance(100)
+        time.sleep(1)  # the signal may reach the main thread a little later than its sender
+    if life.steps == 6:
+        undisturbed.advance(3)
+    else:
+        undisturbed.advance(103)
+    _same(life.state, undisturbed.state)
+
+
+class _Lottery(gymnasium.Env):
+    """An episode pays, in one of its two or three steps, a number that its seed drew."""
+
+    observation_space = gymnasium.spaces.Box(-1, 1, (2,))
+    action_space = gymnasium.spaces.Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        self.prize, self.left = float(seed % 1000), 2 + seed % 2
+        return np.zeros(2, np.float32), {}
+
+    def step(self, action):
+        self.left -= 1
+        return np.zeros(2, np.float32), self.prize * (self.left == 1), self.left == 0, False, {}
+
+
+def test_more_episodes_than_worlds_are_each_counted_once():
+    gymnasium.register("Lottery-v0", _Lottery)
+    world = hosted("Lottery-v0")
+    life = lives(dqn(world.spec, **SETTINGS), world, [3, 4])
+    scores = life.judge(13, 5)  # in ten worlds, of which three play twice
+    for life_scores, key in zip(scores, life._judged_by(5), strict=True):
+        seeds = jax.random.bits(key, (10,), jnp.uint32).tolist()
+        played = [(seed, i) for k, seed in enumerate(seeds) for i in range(1 + (k < 3))]
+        assert life_scores.tolist() == [host._seed(*one) % 1000 for one in played]
+    life.close()
+    del gymnasium.registry["Lottery-v0"]
+
+
+def test_a_world_on_the_host_may_compile_programs_of_its_own():
+    world = hosted("CartPoleSwingUp-v0")  # ours, in JAX, behind gymnasium's face
+    life = lives(ddpg(world.spec, **SETTINGS), world, [3])
+    charts, endings = life.advance(60)
+    assert np.isfinite(charts["surprise"]).all() and endings.ended.sum() >= 1
+    life.close()
 
 
 @pytest.mark.parametrize("open_world", [make, hosted])

@@ -15,13 +15,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from anima.agent.life import AbstractLives, decided, lives
+from anima.agent.life import AT_ONCE, AbstractLives, decided, lives
 from anima.agent.mind import AbstractMind
 from anima.core.errors import DivergedError, InputError, nearest
 from anima.world.env import AbstractWorld, Discrete, make
 from anima.world.host import Hosted
-
-_AT_ONCE = 2000  # environment steps between two looks at the numbers
 
 Progress = Callable[[int, dict[str, float]], None]
 """Told, now and then, of the steps lived and of what a chart needs."""
@@ -46,6 +44,7 @@ class AbstractAgent:
 
     def __init__(self, world: str | AbstractWorld | Hosted, *, seed: int = 0, **settings: Any):
         self.world = make(world) if isinstance(world, str) else world
+        self._named = world if isinstance(world, str) else self.world.spec.name
         self.seed, self.settings = _check_seed(seed), settings
         known = [name for name in inspect.signature(type(self).recipe).parameters if name != "spec"]
         for setting in settings:
@@ -83,7 +82,7 @@ class AbstractAgent:
         if not isinstance(total_steps, int) or total_steps < 1:
             raise InputError(f"learn: total_steps is {total_steps!r}: it must be at least 1")
         cycles = -(-total_steps // self.mind.cycle)
-        chunk = max(1, _AT_ONCE // self.mind.cycle)
+        chunk = max(1, AT_ONCE // self.mind.cycle)
         for begun in range(0, cycles, chunk):
             charts, endings = self.lives.advance(min(chunk, cycles - begun))
             check_finite(self.lives, charts)
@@ -135,7 +134,7 @@ class AbstractAgent:
         leaves = jax.tree_util.tree_leaves_with_path(self.lives.state)
         header = {
             "agent": self.name,
-            "world": self.mind.spec.name,
+            "world": self._named,
             "seed": self.seed,
             "settings": _plain(self.settings),
         }
@@ -145,6 +144,11 @@ class AbstractAgent:
                 np.savez(file, header=np.array(json.dumps(header)), **held)
         except OSError as error:
             raise InputError(f"cannot save {path}: {error.strerror or error}") from error
+
+    def close(self) -> None:
+        """Gives back what its worlds hold."""
+        if self._lives is not None:
+            self._lives.close()
 
     @classmethod
     def load(cls, path: str | Path, world: str | AbstractWorld | Hosted | None = None):
@@ -167,9 +171,9 @@ class AbstractAgent:
         )
         if not fits:
             raise InputError(
-                f"{path} is of {header['world']}, whose spaces are not those of "
-                f"{agent.mind.spec.name} ({agent.mind.spec.observation} numbers seen, "
-                f"{agent.mind.spec.action}): load it for its own world"
+                f"{path} is of {header['world']} and does not fit {agent._named} "
+                f"({agent.mind.spec.observation} numbers seen, {agent.mind.spec.action}): load it "
+                "for its own world, with the version of anima that saved it"
             )
         filled = [_like(leaf, held[name]) for name, (_, leaf) in zip(names, leaves, strict=True)]
         agent.lives.restore(jax.tree.unflatten(tree, filled))

@@ -2,7 +2,8 @@
 
 A chunk of life (acting, the worlds' physics, settling, learning) is one program, `vmap`ped over
 seeds; where worlds live on the host, the program asks them for every step. The numbers depend on
-the seed and the step alone: not on how a life is cut into chunks, nor on who else lives.
+the seed and the step alone: not on how a life is cut into chunks, nor, but for rounding, on who
+else lives and on how many devices.
 """
 
 import contextlib
@@ -27,7 +28,7 @@ from anima.core.types import Count, Keys
 from anima.world.env import AbstractWorld, AbstractWorlds, Compiled, Moment, Transition
 from anima.world.host import Host, Hosted
 
-_AT_ONCE = 1024  # environment steps of a life in a chunk, at most (but for longer cycles)
+AT_ONCE = 1000  # environment steps of a life in a chunk, at most (but for longer cycles)
 _MOST_SIDE_BY_SIDE = 10  # hosted worlds open at once for an evaluation
 # They keep the streams of birth and of evaluation apart from those of a life's cycles.
 _BIRTH, _JUDGED, _THINKING = 0xB1B1B1B1, 0xE7E7E7E7, 0x7417
@@ -112,8 +113,10 @@ class AbstractLives:
 
         **Returns:** charts of shape (lives, cycles), and endings of (lives, steps, worlds).
 
-        **Raises:** `InputError` for worlds on the host that fail.
+        **Raises:** `InputError` for less than one, and for worlds on the host that fail.
         """
+        if cycles < 1:
+            raise InputError(f"advance: cycles is {cycles}: it must be at least 1")
         most = _most(self.mind)
         chunks = [min(most, cycles - begun) for begun in range(0, cycles, most)]
         told = [jax.tree.map(lambda x, n=n: np.asarray(x)[:, :n], self._go(n)) for n in chunks]
@@ -139,14 +142,19 @@ class AbstractLives:
         return jax.jit(_shared(align, len(self.seeds), self._mesh))
 
     def one(self, life: int) -> Alive:
-        """One of the lives, without the axis."""
-        pick = lambda leaf, axis: leaf if axis is None else leaf[life]
+        """One of the lives, without the axis; a copy, as what is lived from is given away."""
+        pick = lambda leaf, axis: jnp.array(leaf) if axis is None else leaf[life]
         found = jax.tree.map(pick, self.alive, _axes(self.alive))
         return found if self._mesh is None else jax.device_put(found, jax.devices()[0])
 
     def alignment(self) -> Charts:
         """Each life's cosine of assigned credit with backprop's, (lives,)."""
         return jax.tree.map(np.asarray, self._align((self.alive,)))
+
+    @property
+    def devices(self) -> int:
+        """How many devices share the lives."""
+        return 1 if self._mesh is None else self._mesh.size
 
     def close(self) -> None:
         """Gives back what the worlds hold."""
@@ -215,7 +223,8 @@ class CompiledLives(AbstractLives):
 class HostedLives(AbstractLives):
     """Lives in worlds on the host, which the program asks for every step (see `core.ask`).
 
-    If they fail, the lives are again what they were before that chunk.
+    If they fail, or are interrupted, the lives are again what they were before that chunk. Worlds
+    that cannot be brought back to where they stood then are tried again when they are next needed.
     """
 
     def __init__(self, mind: AbstractMind, world: Hosted, seeds: Sequence[int]):
@@ -223,6 +232,7 @@ class HostedLives(AbstractLives):
         self.world = world
         self._host = world.open([seed * count + i for seed in seeds for i in range(count)])
         self._judging: dict[int, Host] = {}  # worlds to judge in, by how many there are
+        self._owed: dict[str, np.ndarray] | None = None  # where worlds that failed are to stand
         super().__init__(mind, self._host, seeds)
         self._advance = jax.jit(_chunk(mind, self._host, len(self.seeds), None))
 
@@ -233,7 +243,7 @@ class HostedLives(AbstractLives):
 
     @property
     def state(self) -> Any:
-        return self.alive, jax.tree.map(jnp.asarray, self._host.snapshot())
+        return self.alive, jax.tree.map(jnp.asarray, self._stand())
 
     def restore(self, state: Any) -> None:
         alive, snapshot = state
@@ -241,16 +251,24 @@ class HostedLives(AbstractLives):
         self._host.restore({name: np.asarray(value) for name, value in snapshot.items()})
 
     def _go(self, cycles: int) -> Any:
-        before = self._host.snapshot()
+        before = self._stand()
         try:
             with self._host.attended():
                 found = jax.block_until_ready(self._advance(self.alive, cycles))
-        except InputError:
+        except BaseException:
+            self._owed = before
             with contextlib.suppress(InputError):
-                self._host.restore(before)
+                self._stand()
             raise
         self.alive, record = found
         return record
+
+    def _stand(self) -> dict[str, np.ndarray]:
+        """Where the worlds stand, which is where the lives left them."""
+        if self._owed is not None:
+            self._host.restore(self._owed)
+            self._owed = None
+        return self._host.snapshot()
 
     def judge(self, episodes: int, seed: int) -> np.ndarray:
         count = min(episodes, _MOST_SIDE_BY_SIDE)
@@ -265,8 +283,9 @@ class HostedLives(AbstractLives):
         return np.asarray(scores)
 
     def close(self) -> None:
-        for host in (self._host, *self._judging.values()):
-            host.close()
+        with contextlib.ExitStack() as stack:  # all of them, whichever fails
+            for host in (self._host, *self._judging.values()):
+                stack.callback(host.close)
 
 
 def born(mind: AbstractMind, seed: Integer[Array, ""], worlds: AbstractWorlds) -> Alive:
@@ -312,7 +331,7 @@ def lifetime(
 
 def _most(mind: AbstractMind) -> int:
     """Cycles in a chunk, at most."""
-    return max(1, _AT_ONCE // mind.cycle)
+    return max(1, AT_ONCE // mind.cycle)
 
 
 def _chunk(mind: AbstractMind, worlds: AbstractWorlds, count: int, mesh: Mesh | None) -> Any:
@@ -417,8 +436,12 @@ def _play(
 def offer_cores() -> None:
     """Lets JAX see a device in every core that this process may use, for lives to share.
 
-    To be called before JAX computes anything; later it has no effect. One life has one device.
+    To be called before JAX computes anything; later it has no effect, nor where JAX was told how
+    many devices to see. One life has one device.
     """
+    told = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
+    if told or jax.config.jax_num_cpu_devices > 0:  # type: ignore[attr-defined]
+        return
     everywhere = hasattr(os, "sched_getaffinity")
     cores = len(os.sched_getaffinity(0)) if everywhere else os.cpu_count() or 1
     with contextlib.suppress(RuntimeError):
@@ -427,10 +450,10 @@ def offer_cores() -> None:
 
 def _mesh(count: int) -> Mesh | None:
     """As many devices as divide so many lives, if that is more than one."""
-    devices = jax.devices()[: math.gcd(count, len(jax.devices()))]
-    if len(devices) == 1:
+    most = max(n for n in range(1, len(jax.devices()) + 1) if count % n == 0)
+    if most == 1:
         return None
-    return jax.make_mesh((len(devices),), ("lives",), (AxisType.Auto,), devices=devices)
+    return jax.make_mesh((most,), ("lives",), (AxisType.Auto,), devices=jax.devices()[:most])
 
 
 def _shared(function: Any, count: int, mesh: Mesh | None) -> Any:

@@ -5,6 +5,7 @@ line on stderr: what, which value, what to do.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import re
@@ -105,7 +106,8 @@ def live(options: argparse.Namespace) -> int:
     out = out or _free_folder(name, preset or config.agent["name"], seed)
     living = lived.Living(config, seed, seeds, out)
     header = lived.begin(out, config, preset=preset, seed=seed, seeds=seeds)
-    return _live(options, header, living, resume=False)
+    with contextlib.closing(living):
+        return _live(options, header, living, resume=False)
 
 
 def resume(options: argparse.Namespace) -> int:
@@ -271,7 +273,8 @@ def _resume_life(options: argparse.Namespace, path: Path) -> int:
     if options.tensorboard:
         check_tensorboard()
     living = lived.Living(config, header.seed, header.seeds, path)
-    return _live(options, header, living, resume=True)
+    with contextlib.closing(living):
+        return _live(options, header, living, resume=True)
 
 
 def _evaluate_life(options: argparse.Namespace, path: Path) -> int:
@@ -288,8 +291,9 @@ def _evaluate_life(options: argparse.Namespace, path: Path) -> int:
     if out:
         folder.check_free(out)
     living = lived.Living(config, header.seed, header.seeds, path)
-    *_, seconds = living.restore(lambda message: print(f"anima: {message}", file=sys.stderr))
-    scores = living.judge(later=True, episodes=episodes)
+    with contextlib.closing(living):
+        *_, seconds = living.restore(lambda message: print(f"anima: {message}", file=sys.stderr))
+        scores = living.judge(later=True, episodes=episodes)
     result = lived.result(path, living, scores, seconds)
     if out:
         _write(out, "evaluate.json", result)

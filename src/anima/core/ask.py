@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import ShapedArray
 from jax.extend.core import Primitive
-from jax.interpreters import batching, mlir
+from jax.interpreters import batching, mlir  # if its callback goes: `jax.experimental`'s, slower
 
 Answer = Callable[..., Sequence[np.ndarray]]
 
@@ -26,8 +26,10 @@ def ask(answer: Answer, like: Sequence[jax.ShapeDtypeStruct], *question: Any) ->
     Under `vmap` it is asked once for all: the question and the answer then have the axes that were
     mapped over in front, those of the question all of them.
 
-    Nothing is asked twice or left out, but only what depends on an earlier answer is sure to be
-    asked after it. What `answer` raises ends the program, and JAX raises an error of its own.
+    Where each question depends on the answer before it, they are asked one after another, each
+    once. An answer that nobody needs may not be asked for, and a question that does not depend on
+    the loop that it is in may be asked before it. `answer` runs in any thread. What it raises ends
+    the program, and JAX raises an error of its own.
     """
     kinds = tuple((tuple(one.shape), np.dtype(one.dtype)) for one in like)
     return _ask_p.bind(*map(jnp.asarray, question), answer=answer, kinds=kinds, axes=())

@@ -1,7 +1,8 @@
 """Living: the loop over chunks of life, and the folder that it leaves behind.
 
 A life is cut into chunks for the sake of progress, signals and checkpoints only: the numbers do
-not depend on where. A run that was interrupted and resumed ends in the same bits.
+not depend on where. A run that was interrupted and resumed, on as many devices, ends in the same
+bits.
 """
 
 import dataclasses
@@ -16,7 +17,7 @@ import numpy as np
 
 import anima.run.config as configs
 from anima.agent.agent import check_finite
-from anima.agent.life import AbstractLives, CompiledLives, lives, offer_cores
+from anima.agent.life import AT_ONCE, AbstractLives, CompiledLives, lives, offer_cores
 from anima.agent.living import LivingMind
 from anima.core.errors import DivergedError, InputError
 from anima.run import agents, checkpoint, folder
@@ -29,7 +30,6 @@ from anima.run.statistics import interval, iqm
 from anima.world.classic import altered
 from anima.world.env import make
 
-_AT_ONCE = 1000  # environment steps of a life between two looks at the clock and the signals
 _ON_THE_WAY, _AT_THE_END, _LATER = 1, 2, 3  # streams of seeds for judging
 
 
@@ -85,7 +85,7 @@ class Living:
         self.mind = agents.build_mind(config, self.world.spec)
         self.cycles = -(-config.live.steps // self.mind.cycle)
         self.period = max(1, min(config.live.judge_every // self.mind.cycle, self.cycles))
-        self.chunk = _chunk(self.period, max(1, _AT_ONCE // self.mind.cycle))
+        self.chunk = _chunk(self.period, max(1, AT_ONCE // self.mind.cycle))
         self.lives = lives(self.mind, self.world, range(seed, seed + seeds))
         at = config.world.get("change", {}).get("at", 0)
         self.changes = -(-int(at) // self.mind.cycle)
@@ -148,6 +148,10 @@ class Living:
         stream = _LATER if later else _AT_THE_END
         return self.lives.judge(episodes or self.config.live.episodes, self._stream(stream))
 
+    def close(self) -> None:
+        """Gives back what the worlds hold."""
+        self.lives.close()
+
     def restore(self, warn: Callable[[str], None]) -> tuple[list[Row], "Window", float]:
         """Takes up the lives at the last good checkpoint; returns rows, window and seconds."""
         found = checkpoint.restore(
@@ -156,6 +160,11 @@ class Living:
         self.lives.restore(found.state)
         self._change()
         notes = found.notes
+        if notes["devices"] != self.lives.devices:
+            warn(
+                f"{notes['devices']} devices shared these lives and now {self.lives.devices} do: "
+                "they go on as they would have but for rounding"
+            )
         return notes["rows"], Window.read(notes["window"]), notes["seconds"]
 
     def _advance(self):
@@ -218,6 +227,7 @@ class Living:
             "rows": rows,
             "window": window.write(),
             "seconds": seconds,
+            "devices": self.lives.devices,
         }
         folder_, keep = self.folder / "checkpoints", self.config.live.keep
         checkpoint.save(folder_, self.lives.steps, self.lives.state, notes, keep=keep)

@@ -119,11 +119,11 @@ class Host(AbstractWorlds):
             self._box = np.asarray(spec.action.low, "f4"), np.asarray(spec.action.high, "f4")
         self._done = np.zeros((len(self.seeds), spec.limit, *width), self._acts)
         self._each = np.arange(len(self.seeds))
-        self._failure: Exception | None = None
+        self._failure: BaseException | None = None
         self.restart(self.seeds)
 
     def restart(self, seeds: Sequence[int]) -> None:
-        """As newly opened, from other seeds: as many as there are worlds."""
+        """As newly opened, from other seeds, as many as there are worlds; if a reset forgets."""
         self.seeds = list(seeds)
         self._episode = np.zeros(len(self.seeds), np.int64)
         self._age = np.zeros(len(self.seeds), np.int32)
@@ -156,7 +156,7 @@ class Host(AbstractWorlds):
         """Around compiled programs that act here: what fails here fails there as it is."""
         try:
             yield
-        except Exception:
+        except BaseException:
             failure, self._failure = self._failure, None
             if failure is None:
                 raise
@@ -171,7 +171,7 @@ class Host(AbstractWorlds):
         count, size = len(self.seeds), self.spec.observation
         try:
             past = self.step(actions.reshape(count, *actions.shape[ages.ndim :]))
-        except Exception as failure:
+        except BaseException as failure:  # an interrupt too may reach us here
             self._failure = failure
             raise
         rows = np.empty((count, 2 * size + 4), np.float32)
@@ -239,9 +239,9 @@ class Host(AbstractWorlds):
 
     def close(self) -> None:
         """Closes all worlds."""
-        with _blame(self.spec.name, "be closed"):
+        with _blame(self.spec.name, "be closed"), contextlib.ExitStack() as stack:
             for world in self._worlds:
-                world.close()
+                stack.callback(world.close)
 
     def _step(self, action: np.ndarray) -> tuple[Transition, np.ndarray]:
         """What happened, and which episodes ended with it."""
@@ -256,7 +256,7 @@ class Host(AbstractWorlds):
             truncated = np.array(truncations, bool).reshape(count)
         except Exception as error:
             raise _blamed(self.spec.name, f"take action {done.tolist()}", error) from error
-        self._age = self._age + np.int32(1)  # a new one: JAX may still hold the old
+        self._age += 1
         following = self._read(seen)
         if not np.isfinite(reward).all():
             raise InputError(f"{self.spec.name} gave the reward {reward.tolist()}: mend it")
