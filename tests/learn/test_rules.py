@@ -157,6 +157,20 @@ def test_a_nudge_beyond_the_bound_is_refused_with_the_bound():
     assert [int(code) for code in results] == [Result.UNSTABLE, Result.MAX_STEPS]
 
 
+@pytest.mark.parametrize("scheme", ["centred", "random_sign"])
+@pytest.mark.parametrize("nudge", [0.9, 60.0], ids=["beyond", "far"])
+def test_a_convex_cost_is_bounded_where_the_rule_nudges_against_it_too(scheme, nudge):
+    """Under -beta |y - t|^2 the output keeps a minimum while 2 beta lambda_max(S) < 1."""
+    circuit, cost = Hopfield.mlp([3, 4, 2], key=KEY), lambda y: jnp.sum((y - 1) ** 2)
+    against = next(k for k in map(jax.random.key, range(9)) if not jax.random.bernoulli(k))
+    give = lambda **how: EquilibriumPropagation(nudge, nudged_steps=60, **how).gradient(
+        circuit, {"input": X}, cost, key=against
+    )
+    with pytest.raises(InputError, match=r"stable up to 0\.[34]\d*: nudge less"):
+        give(scheme=scheme)
+    give(scheme="one_sided")
+
+
 @pytest.mark.float32
 def test_what_rounding_leaves_behind_is_no_runaway_nudge():
     """PPO's clipped surrogate is flat for most examples: nothing is pulled, nothing diverges."""

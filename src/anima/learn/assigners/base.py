@@ -48,6 +48,11 @@ class AbstractAssigner(eqx.Module):
     then lets its optimiser act at every one of them.
     """
 
+    @property
+    def both_ways(self) -> bool:
+        """Whether it nudges the output against the cost as well as along it."""
+        return False
+
     @abstractmethod
     def predict(self, circuit: AbstractCircuit, clamp: Clamp) -> Equilibrium:
         """The answer without a teacher: the state whose output the cost judges."""
@@ -73,7 +78,7 @@ class AbstractAssigner(eqx.Module):
         circuit unstable (inside, `Info.result` says so).
         """
         credit, info = gradient(lambda c: self.objective(c, clamp, cost, key=key), circuit)
-        refuse_unstable(self, circuit, clamp, cost, info.result)
+        refuse_unstable(self, circuit, clamp, cost, info.result, both_ways=self.both_ways)
         return credit, info
 
     def pressure(

@@ -62,6 +62,10 @@ class PredictiveCoding(AbstractAssigner):
         pick("teach", self.teach, _TEACHING)
         check_positive("PredictiveCoding", step=self.step, max_steps=self.max_steps)
 
+    @property
+    def both_ways(self) -> bool:
+        return self.teach == "energy"
+
     def predict(self, circuit: AbstractCircuit, clamp: Clamp) -> Equilibrium:
         return swept(only(Predictive, "PredictiveCoding", circuit), clamp)
 

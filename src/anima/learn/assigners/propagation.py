@@ -64,6 +64,10 @@ class EquilibriumPropagation(AbstractAssigner):
         if self.points < 2:
             raise InputError(f"EquilibriumPropagation: points is {self.points}, give at least 2")
 
+    @property
+    def both_ways(self) -> bool:
+        return self.scheme != "one_sided"
+
     def predict(self, circuit: AbstractCircuit, clamp: Clamp) -> Equilibrium:
         self._check(circuit)
         return settle(circuit, clamp, solver=self.solver, tol=self.tol, max_steps=self.free_steps)
