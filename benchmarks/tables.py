@@ -62,8 +62,9 @@ def note(page: str, table: str) -> list[str]:
 def accuracy_table() -> list[str]:
     """One row per preset: mean error, interval, twin."""
     lines = [
-        "| preset | test error, mean of seeds | IQM [95%] | backprop twin | asked | reached |",
-        "|---|---|---|---|---|---|",
+        "| preset | test error, mean of seeds | IQM [95%] | backprop twin | minutes a seed | asked | "
+        "reached |",
+        "|---|---|---|---|---|---|---|",
     ]
     folder = RESULTS / "accuracy"
     for preset, asked in ASKED.items():
@@ -72,9 +73,10 @@ def accuracy_table() -> list[str]:
         if circuit is None:
             continue
         error = circuit["test_error_percent"]
+        minutes = statistics.median(run["seconds"] for run in circuit["runs"]) / 60
         lines.append(
             f"| `{preset}` | {error['mean']:.2f}% ({len(circuit['runs'])}) | {_interval(error)} | "
-            f"{_twin(twin)} | {asked} | {_reached(preset, circuit)} |"
+            f"{_twin(twin)} | {minutes:.1f} | {asked} | {_reached(preset, circuit)} |"
         )
     if missing := {path.stem.rpartition("-")[0] for path in folder.glob("*.json")} - set(ASKED):
         raise SystemExit(f"results of presets that no row is for: {sorted(missing)}")
@@ -481,7 +483,9 @@ def results_page() -> str:
             "split of the training set; the test set is read by these runs alone. A row is",
             "reproduced by `python -m benchmarks.accuracy PRESET --data-dir DIR` (add `--who twin`",
             "for the twin: the same circuit, noise, batches and optimiser, learnt by backprop at",
-            "its own rate). `digits`: first 1,000 train, other 797 test. Presets are in",
+            "its own rate). `digits`: first 1,000 train, other 797 test. *Minutes a seed*: the",
+            "circuit's, the median, on one or two cores shared with other work (of convolutions",
+            "asked: an hour on two cores). Presets are in",
             "`src/anima/run/presets/`. Below tables stands what was missed; its figures of",
             "held-out images and of tuning seeds are of runs that were not kept.",
             "",
