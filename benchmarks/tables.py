@@ -62,8 +62,8 @@ def note(page: str, table: str) -> list[str]:
 def accuracy_table() -> list[str]:
     """One row per preset: mean error, interval, twin."""
     lines = [
-        "| preset | test error, mean of seeds | IQM [95%] | backprop twin | minutes a seed | asked | "
-        "reached |",
+        "| preset | test error, mean of seeds | IQM [95%] | backprop twin | minutes a seed | asked "
+        "| reached |",
         "|---|---|---|---|---|---|---|",
     ]
     folder = RESULTS / "accuracy"
