@@ -21,20 +21,23 @@ from typing import Any
 
 from anima.agent.classic import dqn
 from anima.agent.life import lives, offer_cores
-from anima.settle.solvers import Euler
 from anima.world.env import make
 
 HERE = Path(__file__).parent
 RESULTS = HERE.parent / "results" / "agents-speed.json"
-sys.path.insert(0, str(HERE.parent / "speed"))
+sys.path[:0] = [str(HERE / "peers"), str(HERE.parent / "speed")]
 
-from driver import Worker, WorkerError, spread  # noqa: E402  (scripts that are no package)
+from dqn_worker import briefly  # noqa: E402  (scripts that are no package)
+from driver import Worker, WorkerError, spread  # noqa: E402
 from environments import ensure  # noqa: E402
 
-ENTRANTS = {name: "" for name in ("anima-predictive", "anima-zil", "anima-backprop")} | {
-    name: "rl" for name in ("sbx", "sb3")
+ENTRANTS = {  # and their environments
+    "anima-predictive": "",
+    "anima-zil": "",
+    "anima-backprop": "",
+    "sbx": "rl",
+    "sb3": "rl",
 }
-BRIEFLY = dict(teach="clamp", max_steps=4, solver=Euler(0.05))  # as its preset for CartPole does
 CYCLES, REPEATS = 500, 5  # of compiled lives
 STEPS, ROUNDS = 2000, 7  # of the race
 
@@ -45,7 +48,7 @@ def compiled(world: str, assigner: str, seeds: int) -> dict[str, Any]:
     mind = dqn(
         made.spec,
         assigner=assigner,
-        credit=BRIEFLY if assigner == "predictive" else None,
+        credit=briefly(assigner),
         reward_scale=0.02,
         scale=(2.4, 3.0, 0.21, 3.0),
     )

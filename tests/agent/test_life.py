@@ -1,6 +1,5 @@
 """Lives do not depend on how they are cut into chunks, nor on who lives beside them."""
 
-import contextlib
 import os
 import re
 import signal
@@ -53,7 +52,7 @@ def test_compiled_lives_whole_in_parts_and_together(corridor, monkeypatch):
     _same(early, one.one(0))  # what was taken of a life is not given away with it
     with pytest.raises(InputError, match="at least 1"):
         one.advance(0)
-    monkeypatch.setattr("anima.agent.life.AT_ONCE", 10)  # five cycles in a chunk
+    monkeypatch.setattr("anima.agent.life._AT_ONCE", 10)  # five cycles in a chunk
     short = lives(mind, corridor, [5])
     charts_, endings_ = short.advance(12)
     _same((short.state, charts_, endings_), (whole, charts, endings))
@@ -189,27 +188,17 @@ def _breaks():
     raise RuntimeError("the motor\nburnt out")
 
 
-def _is_interrupted():
-    signal.raise_signal(signal.SIGINT)
-
-
 @pytest.fixture
 def fragile():
-    gymnasium.register("Fragile-v0", _Fragile)
-    with hosted_lives("Fragile-v0") as both:
-        yield both
-    _Fragile.trouble = None
-    del gymnasium.registry["Fragile-v0"]
-
-
-@contextlib.contextmanager
-def hosted_lives(name):
     """Two times the same two lives."""
-    world = hosted(name)
+    gymnasium.register("Fragile-v0", _Fragile)
+    world = hosted("Fragile-v0")
     both = [lives(dqn(world.spec, **SETTINGS), world, [3, 4]) for _ in range(2)]
     yield both
     for life in both:
         life.close()
+    _Fragile.trouble = None
+    del gymnasium.registry["Fragile-v0"]
 
 
 @pytest.mark.parametrize("lasting", [False, True])
@@ -243,14 +232,16 @@ def test_an_interrupt_leaves_the_lives_as_they_were(fragile):
 
     def once():
         _Fragile.trouble = None
-        _is_interrupted()
+        signal.raise_signal(signal.SIGINT)
 
     _Fragile.trouble = once
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may ignore it
-    with pytest.raises(KeyboardInterrupt):
-        life.advance(100)
-        time.sleep(1)  # the signal may reach the main thread a little later than its sender
-    signal.signal(signal.SIGINT, before)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            life.advance(100)
+            time.sleep(1)  # the signal may reach the main thread later than its sender
+    finally:
+        signal.signal(signal.SIGINT, before)
     if life.steps == 6:
         undisturbed.advance(3)
     else:

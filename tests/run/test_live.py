@@ -71,7 +71,7 @@ HOSTED = pytest.param("gymnasium:CartPole-v1", marks=pytest.mark.slow)
 def test_an_interrupted_life_ends_as_one_that_was_not(tmp_path, monkeypatch, world):
     """One `Living` plays all parts, since each would compile anew; the disk is what joins them."""
     (tmp_path / "a").mkdir()
-    monkeypatch.setattr(live, "AT_ONCE", 4)
+    monkeypatch.setattr("anima.agent.life._AT_ONCE", 4)
     living = _living(tmp_path / "a", world=world)
     start = jax.tree.map(lambda leaf: leaf.copy(), living.lives.state)
     ended = living.run()

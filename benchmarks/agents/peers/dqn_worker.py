@@ -23,6 +23,14 @@ WARMUP, EVERY, BATCH, CAPACITY, RATE = 1000, 4, 64, 50_000, 1e-3
 EPSILON, DISCOUNT = 0.05, 0.98
 
 
+def briefly(assigner: str) -> dict[str, Any] | None:
+    """How predictive coding settles: as in its preset `cartpole-dqn-predictive`."""
+    from anima.settle.solvers import Euler
+
+    brief = dict(teach="clamp", max_steps=4, solver=Euler(0.05))
+    return brief if assigner == "predictive" else None
+
+
 class Anima:
     """A life in a hosted world."""
 
@@ -31,16 +39,14 @@ class Anima:
 
         from anima.agent.classic import dqn
         from anima.agent.life import lives
-        from anima.settle.solvers import Euler
         from anima.world.env import make
 
         world = make("gymnasium:CartPole-v1")
         settings = dict(warmup=WARMUP, every=EVERY, batch=BATCH, capacity=CAPACITY, rate=RATE)
         scale = (2.4, 3.0, 0.21, 3.0)
         settings |= dict(double=False, epsilon=EPSILON, epsilon_end=EPSILON, discount=DISCOUNT)
-        if assigner == "predictive":  # briefly, as its preset for this world does
-            settings |= dict(credit=dict(teach="clamp", max_steps=4, solver=Euler(0.05)))
-        mind = dqn(world.spec, assigner=assigner, scale=scale, reward_scale=0.02, **settings)
+        settings |= dict(scale=scale, reward_scale=0.02, credit=briefly(assigner))
+        mind = dqn(world.spec, assigner=assigner, **settings)
         self.life, self.cycle, self.version = lives(mind, world, [0]), mind.cycle, version("anima")
 
     def live(self, steps: int) -> None:

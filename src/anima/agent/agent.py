@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from anima.agent.life import AT_ONCE, AbstractLives, decided, lives
+from anima.agent.life import AbstractLives, decided, lives, longest
 from anima.agent.mind import AbstractMind
 from anima.core.errors import DivergedError, InputError, nearest
 from anima.world.env import AbstractWorld, Discrete, make
@@ -82,7 +82,7 @@ class AbstractAgent:
         if not isinstance(total_steps, int) or total_steps < 1:
             raise InputError(f"learn: total_steps is {total_steps!r}: it must be at least 1")
         cycles = -(-total_steps // self.mind.cycle)
-        chunk = max(1, AT_ONCE // self.mind.cycle)
+        chunk = longest(self.mind)
         for begun in range(0, cycles, chunk):
             charts, endings = self.lives.advance(min(chunk, cycles - begun))
             check_finite(self.lives, charts)

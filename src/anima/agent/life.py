@@ -28,7 +28,7 @@ from anima.core.types import Count, Keys
 from anima.world.env import AbstractWorld, AbstractWorlds, Compiled, Moment, Transition
 from anima.world.host import Host, Hosted
 
-AT_ONCE = 1000  # environment steps of a life in a chunk, at most (but for longer cycles)
+_AT_ONCE = 1000  # environment steps of a life in a chunk, at most (but for longer cycles)
 _MOST_SIDE_BY_SIDE = 10  # hosted worlds open at once for an evaluation
 # They keep the streams of birth and of evaluation apart from those of a life's cycles.
 _BIRTH, _JUDGED, _THINKING = 0xB1B1B1B1, 0xE7E7E7E7, 0x7417
@@ -106,7 +106,7 @@ class AbstractLives:
 
     @abstractmethod
     def _go(self, cycles: int) -> Any:
-        """A chunk of up to `_most(mind)` cycles; returns charts and endings with room for all."""
+        """A chunk of up to `longest(mind)` cycles; returns charts and endings with room for all."""
 
     def advance(self, cycles: int) -> tuple[Charts, Ending]:
         """Lives on for some cycles.
@@ -117,7 +117,7 @@ class AbstractLives:
         """
         if cycles < 1:
             raise InputError(f"advance: cycles is {cycles}: it must be at least 1")
-        most = _most(self.mind)
+        most = longest(self.mind)
         chunks = [min(most, cycles - begun) for begun in range(0, cycles, most)]
         told = [jax.tree.map(lambda x, n=n: np.asarray(x)[:, :n], self._go(n)) for n in chunks]
         charts, endings = jax.tree.map(lambda *parts: np.concatenate(parts, 1), *told)
@@ -329,9 +329,9 @@ def lifetime(
     return alive, charts
 
 
-def _most(mind: AbstractMind) -> int:
+def longest(mind: AbstractMind) -> int:
     """Cycles in a chunk, at most."""
-    return max(1, AT_ONCE // mind.cycle)
+    return max(1, _AT_ONCE // mind.cycle)
 
 
 def _chunk(mind: AbstractMind, worlds: AbstractWorlds, count: int, mesh: Mesh | None) -> Any:
@@ -341,7 +341,7 @@ def _chunk(mind: AbstractMind, worlds: AbstractWorlds, count: int, mesh: Mesh | 
     """
 
     def advance(alive, cycles):
-        lived = lambda alive, span: _lived(mind, worlds, alive, span.cycle, _most(mind))
+        lived = lambda alive, span: _lived(mind, worlds, alive, span.cycle, longest(mind))
         return _shared(lived, count, mesh)((alive, _Span(cycles)))
 
     return advance

@@ -17,7 +17,7 @@ import numpy as np
 
 import anima.run.config as configs
 from anima.agent.agent import check_finite
-from anima.agent.life import AT_ONCE, AbstractLives, CompiledLives, lives, offer_cores
+from anima.agent.life import AbstractLives, CompiledLives, lives, longest, offer_cores
 from anima.agent.living import LivingMind
 from anima.core.errors import DivergedError, InputError
 from anima.run import agents, checkpoint, folder
@@ -85,7 +85,7 @@ class Living:
         self.mind = agents.build_mind(config, self.world.spec)
         self.cycles = -(-config.live.steps // self.mind.cycle)
         self.period = max(1, min(config.live.judge_every // self.mind.cycle, self.cycles))
-        self.chunk = _chunk(self.period, max(1, AT_ONCE // self.mind.cycle))
+        self.chunk = _chunk(self.period, longest(self.mind))
         self.lives = lives(self.mind, self.world, range(seed, seed + seeds))
         at = config.world.get("change", {}).get("at", 0)
         self.changes = -(-int(at) // self.mind.cycle)
@@ -160,9 +160,10 @@ class Living:
         self.lives.restore(found.state)
         self._change()
         notes = found.notes
-        if notes["devices"] != self.lives.devices:
+        before = notes.get("devices", 1)
+        if before != self.lives.devices:
             warn(
-                f"{notes['devices']} devices shared these lives and now {self.lives.devices} do: "
+                f"{before} devices shared these lives and now {self.lives.devices} do: "
                 "they go on as they would have but for rounding"
             )
         return notes["rows"], Window.read(notes["window"]), notes["seconds"]

@@ -49,9 +49,9 @@ class AbstractAssigner(eqx.Module):
     """
 
     @property
-    def both_ways(self) -> bool:
-        """Whether it nudges the output against the cost as well as along it."""
-        return False
+    def nudges(self) -> tuple[Number, ...]:
+        """What multiples of the cost itself it adds to the energy, at most; none by default."""
+        return ()
 
     @abstractmethod
     def predict(self, circuit: AbstractCircuit, clamp: Clamp) -> Equilibrium:
@@ -78,7 +78,7 @@ class AbstractAssigner(eqx.Module):
         circuit unstable (inside, `Info.result` says so).
         """
         credit, info = gradient(lambda c: self.objective(c, clamp, cost, key=key), circuit)
-        refuse_unstable(self, circuit, clamp, cost, info.result, both_ways=self.both_ways)
+        refuse_unstable(self, circuit, clamp, cost, info.result)
         return credit, info
 
     def pressure(

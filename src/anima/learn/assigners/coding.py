@@ -63,8 +63,8 @@ class PredictiveCoding(AbstractAssigner):
         check_positive("PredictiveCoding", step=self.step, max_steps=self.max_steps)
 
     @property
-    def both_ways(self) -> bool:
-        return self.teach == "energy"
+    def nudges(self) -> tuple[Number, ...]:
+        return (self.step, -self.step) if self.teach == "energy" else ()
 
     def predict(self, circuit: AbstractCircuit, clamp: Clamp) -> Equilibrium:
         return swept(only(Predictive, "PredictiveCoding", circuit), clamp)

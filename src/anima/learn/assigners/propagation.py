@@ -65,8 +65,10 @@ class EquilibriumPropagation(AbstractAssigner):
             raise InputError(f"EquilibriumPropagation: points is {self.points}, give at least 2")
 
     @property
-    def both_ways(self) -> bool:
-        return self.scheme != "one_sided"
+    def nudges(self) -> tuple[Number, ...]:
+        if self.linearise:
+            return ()
+        return (self.beta,) if self.scheme == "one_sided" else (self.beta, -self.beta)
 
     def predict(self, circuit: AbstractCircuit, clamp: Clamp) -> Equilibrium:
         self._check(circuit)

@@ -7,8 +7,6 @@ is therefore safe for lambda < 1/(b lambda_max(S)). Policy costs of a negative a
 downwards.
 """
 
-import math
-
 import jax
 import jax.numpy as jnp
 from jax.core import Tracer
@@ -60,36 +58,30 @@ def nudge_bound(bend: Scalar, response: Float[Array, "n n"]) -> Scalar:
 
 
 def refuse_unstable(
-    assigner,
-    circuit: AbstractCircuit,
-    clamp: Clamp,
-    cost: Cost,
-    result: Int[Array, ""],
-    *,
-    both_ways: bool,
+    assigner, circuit: AbstractCircuit, clamp: Clamp, cost: Cost, result: Int[Array, ""]
 ) -> None:
-    """Raises `InputError` with the bound, if the result is at hand and says that a nudge ran away.
+    """Raises `InputError`, if the result is at hand and says that a nudge ran away.
 
-    Under `jax.jit` it is not at hand: there `Info.result` carries the same news.
-
-    **Arguments:** `both_ways`: whether the rule nudges against the cost too, so that one that
-    bends upwards can run away as well.
+    With the bound, where one of the rule's `nudges` is beyond it. A phase that left the finite
+    numbers though none is, or for want of a finite cost, is a result and no error. Under `jax.jit`
+    the result is not at hand: there `Info.result` carries the same news.
     """
     if isinstance(result, Tracer) or int(result) not in (Result.UNSTABLE, Result.NONFINITE):
         return
     free = assigner.predict(circuit, clamp).state
     if not all(bool(jnp.all(jnp.isfinite(z))) for z in (*free.values(), cost(free["output"]))):
-        return  # the circuit alone, or the cost: no nudge is to blame
-    against = lambda y: -cost(y)
-    bent = [bend(way, free["output"]) for way in ((cost, against) if both_ways else (cost,))]
-    bound = float(nudge_bound(jnp.max(jnp.stack(bent)), response(circuit, clamp, free)))
-    name = type(assigner).__name__
-    if math.isfinite(bound):
+        return
+    name, answer = type(assigner).__name__, response(circuit, clamp, free)
+    for nudge in assigner.nudges:
+        along = cost if nudge > 0 else lambda y: -cost(y)
+        bound = float(nudge_bound(bend(along, free["output"]), answer))
+        if abs(nudge) > bound:
+            raise InputError(
+                f"{name}: the nudge ran away; this cost on this circuit is stable up to "
+                f"{bound:.3g}: nudge less, or linearise the cost"
+            )
+    if int(result) == Result.UNSTABLE:
         raise InputError(
-            f"{name}: the nudge ran away; this cost on this circuit is stable up to {bound:.3g}: "
-            "nudge less, or linearise the cost"
+            f"{name}: a nudged phase ran away, though no nudge is beyond what the free answer "
+            "bears: take shorter steps, nudge less, or linearise the cost"
         )
-    raise InputError(
-        f"{name}: a nudged phase ran away, though this cost bends away from no minimum here: "
-        "take shorter steps, or nudge less"
-    )
