@@ -63,6 +63,7 @@ CHANGES = {
 }
 REACTIONS = {
     "alarm": (),
+    "alarm, slow": ("agent.alarm=20.0", "agent.lasting=20"),
     "window of 200": ("agent.alarm=0", "agent.window=200"),
     "neither": ("agent.alarm=0",),
 }

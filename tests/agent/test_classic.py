@@ -1,19 +1,21 @@
 """Deep Q-learning: what it aims at, and that every assigner finds the values of a small world."""
 
 import dataclasses
+from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from anima.agent.body import FORMS, body
-from anima.agent.classic import Fading, Straight, Values, dqn
+from anima.agent.classic import Fading, Straight, Values, ddpg, dqn, ppo
 from anima.agent.life import lives
 from anima.agent.mind import alignment
 from anima.core.errors import InputError
 from anima.learn.assigners import Backprop
-from anima.world.env import Continuous, Discrete, Spec, Transition, blank
+from anima.world.env import Continuous, Discrete, Spec, Transition, blank, make
 from anima.world.replay import Sample
 
 SPEC = Spec("Line", 1, Discrete(2), 100)
@@ -149,6 +151,32 @@ def test_nothing_is_learnt_before_the_warmup_is_over(corridor):
     assert same()
     life.advance(3)
     assert not same()
+
+
+@pytest.mark.parametrize(
+    ("recipe", "where"),
+    [
+        (dqn, lambda mind: mind.learner),
+        (ppo, lambda mind: mind.actor),
+        (ddpg, lambda mind: mind.skill.actor),
+    ],
+)
+def test_it_is_judged_by_averaged_synapses_and_lives_by_the_latest(recipe, where, corridor):
+    world = corridor if recipe is not ddpg else make("Pendulum-v1")
+    settings: Any = dict(assigner="backprop", hidden=(4,), every=4, rate=0.01, steps=99)
+    more = {} if recipe is ppo else dict(batch=4, warmup=8)
+    more |= dict(epsilon=0.0, epsilon_end=0.0) if recipe is dqn else {}
+    mind = recipe(world.spec, average=1.0, **settings, **more)
+    life = lives(mind, world, [0])
+    life.advance(400)
+    state = life.one(0).mind
+    seen = jax.random.normal(jax.random.key(1), (5000, world.spec.observation))
+    latest = dataclasses.replace(where(state), optimiser=())  # nothing averaged in it
+    without = eqx.tree_at(where, state, latest)
+    judged, lived = mind.choose(state, seen), mind.choose(without, seen)
+    assert not np.array_equal(judged, lived)
+    if recipe is dqn:
+        np.testing.assert_array_equal(mind.act(state, seen, jax.random.key(0)), lived)
 
 
 @pytest.mark.parametrize(

@@ -249,6 +249,20 @@ def test_only_a_lasting_rise_alarms():
     assert [restless for _, restless in log[loud[0] : loud[0] + 5]] == [3, 2, 1, 0, 0]
 
 
+def test_how_long_a_rise_must_last_is_a_setting():
+    """Twelve surprising steps are a change to one alarm, and the world's own variety to another."""
+    zero, none = jnp.zeros(()), jnp.zeros((), jnp.int32)
+    first = {}
+    for lasting in (3, 20):
+        arousal = Arousal(zero, zero, none + 999, none, zero)
+        feel = jax.jit(Alarm(factor=10.0, recovery=5, lasting=lasting).felt)
+        for step, surprise in enumerate([1.0] * 30 + [30.0] * 12 + [1.0] * 30 + [100.0] * 30):
+            arousal = feel(arousal, jnp.asarray(surprise), jnp.asarray(step))
+            if int(arousal.since) == 0:
+                first.setdefault(lasting, step)
+    assert 30 <= first[3] < 42 and 72 <= first[20] < 100
+
+
 def test_surprise_raises_learning_and_a_gate_skips_it(small):
     """After an alarm every step learns, `boost` times as much; else only what surprises."""
     mind = small(alarm=10.0, boost=4, recovery=5, gate="threshold", gating=dict(threshold=0.5))

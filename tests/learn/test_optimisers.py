@@ -1,11 +1,23 @@
 """Optimisers: rates reach their layers, schedules their steps, and nonsense nobody."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from anima import NGC, Hopfield, InputError, Predictive, optimiser
+from anima import (
+    NGC,
+    Backprop,
+    Hopfield,
+    InputError,
+    Learner,
+    NGCRule,
+    Predictive,
+    SquaredError,
+    optimiser,
+)
 
 SIZES = [3, 5, 4, 2]
 KEY = jax.random.key(0)
@@ -118,3 +130,49 @@ def test_decay_is_of_synapses_only_and_at_the_current_rate():
 def test_bad_input_is_refused(options, message):
     with pytest.raises(InputError, match=message):
         optimiser(Hopfield.mlp(SIZES, key=KEY), **options)
+
+
+@pytest.mark.parametrize("share", [0.25, 1.0])
+def test_what_answers_is_the_average_over_the_last_share(share):
+    """Under a constant gradient parameters move in a line, so that every average is known."""
+    circuit = Predictive.mlp(SIZES, key=KEY)
+    learner = Learner(
+        circuit, Backprop(), SquaredError(), optimiser(circuit, rate=0.01, average=share)
+    )
+    state = learner.init(KEY)
+    batch = {"input": jnp.ones((2, 3))}, jnp.ones((2, 2))
+    first: Any = lambda circuit: np.asarray(circuit.synapses["input->h1"].weight)
+    weights = []
+    for _ in range(40):
+        weights.append(first(state.circuit))
+        state, _ = learner.step(state, batch)
+    mean = weights[0]
+    for step, weight in enumerate(weights, 1):
+        mean = mean + (weight - mean) / max(share * step, 1)
+    found = first(state.answering)
+    np.testing.assert_allclose(found, mean, rtol=1e-4)
+    if share == 1:
+        np.testing.assert_allclose(found, np.mean(weights, 0), rtol=1e-4)
+    assert not np.allclose(found, first(state.circuit), rtol=1e-3)
+
+
+def test_averaging_changes_nothing_that_is_learnt_and_without_it_the_latest_answers():
+    circuit = NGC.mlp(SIZES, bias=True, key=KEY)
+    batch = {"input": jnp.ones((2, 3))}, jnp.ones((2, 2))
+    learnt = {}
+    for average in (0.0, 0.1):
+        rule = optimiser(circuit, rule="adam", rate=0.01, frobenius=True, average=average)
+        learner = Learner(circuit, NGCRule(), SquaredError(), rule)
+        state = learner.init(KEY)
+        for _ in range(3):
+            state, _ = learner.step(state, batch)
+        learnt[average] = state
+    one, other = (learnt[share].circuit.parameters()[0] for share in (0.0, 0.1))
+    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert learnt[0.0].answering is learnt[0.0].circuit
+
+
+def test_a_share_to_average_over_is_no_more_than_all():
+    with pytest.raises(InputError, match=r"average is 1\.5"):
+        optimiser(Hopfield.mlp(SIZES, key=KEY), average=1.5)

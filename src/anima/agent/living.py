@@ -36,7 +36,7 @@ from anima.learn.gate import GATES, AbstractGate
 from anima.world.env import Discrete, Spec, Transition
 from anima.world.replay import Replay
 
-_LATELY, _USUALLY = 0.3, 0.01  # paces of the two running means of log surprise
+_USUALLY = 0.01  # pace of the running mean of log surprise that says what is usual
 _LONG_AGO = 2**30  # steps: the last alarm of one that never had any
 
 
@@ -57,22 +57,24 @@ class Arousal(eqx.Module):
 class Alarm(eqx.Module):
     """When surprise means that the world has changed, and what is done then.
 
-    The alarm goes off where surprise is lastingly `factor` times what is usual (0: never). What
-    was remembered before is then put aside, the next `startle` actions are random, and for
-    `recovery` steps every step makes `boost` times as many updates.
+    The alarm goes off where surprise, its logarithm averaged over some `lasting` steps, is `factor`
+    times what is usual (0: never): what is over sooner is the world's own variety. What was
+    remembered before is then put aside, the next `startle` actions are random, and for `recovery`
+    steps every step makes `boost` times as many updates.
     """
 
     factor: float = eqx.field(static=True, default=0.0)
     startle: int = eqx.field(static=True, default=10)
     boost: int = eqx.field(static=True, default=4)
     recovery: int = eqx.field(static=True, default=100)
+    lasting: int = eqx.field(static=True, default=3)
 
     def felt(self, arousal: Arousal, surprise: Scalar, step: Int[Array, ""]) -> Arousal:
         """After one step more; `step` were lived before. The young are never alarmed."""
         level = jnp.log(surprise + 1e-12)
         pace = jnp.maximum(_USUALLY, 1 / (step + 1.0))
         usually = arousal.usually + pace * (level - arousal.usually)
-        lately = arousal.lately + jnp.maximum(_LATELY, pace) * (level - arousal.lately)
+        lately = arousal.lately + jnp.maximum(1 / self.lasting, pace) * (level - arousal.lately)
         calm = (arousal.since < self.recovery) | (step < self.recovery)
         loud = ~calm & (lately - usually > math.log(self.factor or math.inf))
         return Arousal(
@@ -364,6 +366,7 @@ def living(
     startle: int = 10,
     boost: int = 4,
     recovery: int = 100,
+    lasting: int = 3,
     lookahead: int = 10,
     steps: int = 1000,
 ) -> LivingMind:
@@ -374,8 +377,8 @@ def living(
     `PLANNERS` (none: `"exhaustive"` for a set of actions, else `"mppi"`), and `plan`, its
     arguments. `prefer`, a table as in `act/preference.py` (none: what the world's own task
     rewards, for the classic-control tasks). `gate`, a name of `GATES`, and `gating`, its
-    arguments. `alarm`, `startle`, `boost`, `recovery`: see `Alarm`; `boldness`, `members`, `noise`:
-    see `WorldModel`. The others are the fields of `LivingMind`.
+    arguments. `alarm`, `startle`, `boost`, `recovery`, `lasting`: see `Alarm`; `boldness`,
+    `members`, `noise`: see `WorldModel`. The others are the fields of `LivingMind`.
 
     **Raises:** `InputError` for settings out of range, a preference over a state that the world
     lacks, or a world whose preferred states nobody named.
@@ -384,7 +387,7 @@ def living(
     check_counts(1, **whole)
     counts = dict(updates=updates, sleep=sleep, window=window, warmup=warmup, startle=startle)
     check_counts(0, **counts, recovery=recovery)
-    check_counts(1, boost=boost)
+    check_counts(1, boost=boost, lasting=lasting)
     check_range("living", 0, math.inf, curiosity=curiosity, alarm=alarm, effort=effort)
     check_positive("living", noise=noise, boldness=boldness)
     check_fraction("living", whim=whim)
@@ -407,7 +410,7 @@ def living(
         ),
         planner=_planner(spec, planner, plan),
         wish=_wish(spec, prefer, effort),
-        alarm=Alarm(alarm, startle, boost, recovery),
+        alarm=Alarm(alarm, startle, boost, recovery, lasting),
         gate=_build("gating", pick("gate", gate, GATES), gating) if gate else None,
         updates=updates,
         batch=batch,

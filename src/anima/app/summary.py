@@ -39,12 +39,12 @@ def write_summary(
 
     **Returns:** the result (the keys of the command's JSON) and the report's path.
     """
-    circuit = outcome.lives.circuit.circuit
+    circuit = outcome.lives.circuit.answering
     images = as_inputs(circuit, data.test_images)
     right = accuracy(training.learner, circuit, images, data.test_labels)
     twin = None
     if training.twin is not None and outcome.lives.twin is not None:
-        twin = accuracy(training.twin, outcome.lives.twin.circuit, images, data.test_labels)
+        twin = accuracy(training.twin, outcome.lives.twin.answering, images, data.test_labels)
     result = {
         "run": str(out),
         "seed": header.seed,
@@ -205,7 +205,7 @@ def _toml(value: Any) -> str:
 
 
 def _figures(training: Training, outcome: Outcome, data: Data, images: Array, header: Header):
-    circuit: Any = outcome.lives.circuit.circuit
+    circuit: Any = outcome.lives.circuit.answering
     judge = training.judge
     of = lambda who: [row for row in outcome.rows if row["who"] == who]
     target = np.eye(data.classes, dtype=np.float32)[data.test_labels[0]]

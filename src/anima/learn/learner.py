@@ -17,6 +17,7 @@ from anima.core.types import Clamp, Given, Keys, State, worst
 from anima.learn.assigners import AbstractAssigner, Info
 from anima.learn.costs import AbstractCost
 from anima.learn.gate import AbstractGate, Waiting
+from anima.learn.optimisers import averaged
 
 Augment = Callable[[Float[Array, "..."], PRNGKeyArray], Float[Array, "..."]]
 """A random change of one input that keeps its meaning."""
@@ -36,6 +37,11 @@ class LearnerState(eqx.Module):
     step: Int[Array, ""]
     key: PRNGKeyArray
     waiting: Waiting | None = None
+
+    @property
+    def answering(self) -> AbstractCircuit:
+        """The circuit to judge it by: with averaged parameters, if the optimiser averages."""
+        return averaged(self.circuit, self.optimiser)
 
 
 class Learner(eqx.Module):

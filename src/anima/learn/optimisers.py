@@ -1,12 +1,13 @@
 """Optimisers with a learning rate per layer and a schedule, assembled from optax."""
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from anima.circuit.circuit import AbstractCircuit
 from anima.core.errors import InputError, check_positive, check_range, pick
@@ -53,6 +54,7 @@ def optimiser(
     schedule: str = "constant",
     decay: float = 0.0,
     frobenius: bool = False,
+    average: float = 0.0,
     epochs: int = 1,
     per_epoch: int = 1,
 ) -> optax.GradientTransformation:
@@ -67,6 +69,8 @@ def optimiser(
       `"linear"` (to 5%).
     - `decay`: weight decay, of synapses only, times the current rate.
     - `frobenius`: see `within_frobenius`.
+    - `average`: over which share of its updates so far the synapses are averaged that the learner
+      answers with when it is judged (0: it answers with the latest); see `averaging`.
     - `epochs`, `per_epoch`: how long the schedule is, in epochs and steps an epoch.
 
     **Raises:** `InputError` for unknown names, rates that are not positive or too few.
@@ -81,6 +85,7 @@ def optimiser(
     for name, value in zip(receiving, rates, strict=True):
         check_positive("optimiser", **{f"rate of {name}": value})
     check_range("optimiser", 0, float("inf"), decay=decay)
+    check_range("optimiser", 0, 1.0000001, average=average)
     shape = pick("schedule", schedule, SCHEDULES)(max(epochs * per_epoch, 1), max(per_epoch, 1))
     learning = optax.chain(
         pick("rule", rule, RULES)(),
@@ -92,7 +97,9 @@ def optimiser(
         ),
         scale_by_clock(shape),
     )
-    return within_frobenius(learning) if frobenius else learning
+    if frobenius:
+        learning = within_frobenius(learning)
+    return optax.chain(learning, averaging(average)) if average else learning
 
 
 def scale_by_clock(schedule: optax.Schedule) -> optax.GradientTransformationExtraArgs:
@@ -110,6 +117,43 @@ def scale_by_clock(schedule: optax.Schedule) -> optax.GradientTransformationExtr
 
     init = lambda params: optax.ScaleByScheduleState(jnp.zeros((), jnp.int32))
     return optax.GradientTransformationExtraArgs(init, update)
+
+
+class Average(NamedTuple):
+    """What `averaging` keeps: the averaged parameters, and how many updates it has seen."""
+
+    mean: Any
+    count: Int[Array, ""]
+
+
+def averaging(share: float) -> optax.GradientTransformation:
+    """Leaves updates as they are, and keeps a slow trace of the parameters beside them.
+
+    mean <- mean + (theta - mean) / max(share t, 1) at update t: an average over some last `share`
+    of all updates, however long a life is. Each synapse needs itself alone for it. Polyak and
+    Juditsky (1992); over the last part only, Shamir and Zhang (2013). `averaged` reads it.
+    """
+
+    def update(updates, state, params=None):
+        if params is None:
+            raise ValueError("averaging needs the parameters")
+        # as they are before this update: so what a caller does to an update afterwards counts
+        count = jnp.asarray(optax.safe_increment(state.count))
+        pace = 1 / jnp.maximum(share * count.astype(float), 1.0)
+        follow = lambda mean, theta: mean + pace.astype(mean.dtype) * (theta - mean)
+        return updates, Average(jax.tree.map(follow, state.mean, params), count)
+
+    def init(params):  # in memory of its own: a learner's step overwrites its state
+        return Average(jax.tree.map(jnp.copy, params), jnp.zeros((), jnp.int32))
+
+    return optax.GradientTransformation(init, update)
+
+
+def averaged(circuit: AbstractCircuit, memory: optax.OptState) -> AbstractCircuit:
+    """The circuit with the averaged parameters of an optimiser's memory; as it is without any."""
+    kept = lambda node: isinstance(node, Average)
+    means = [node.mean for node in jax.tree.leaves(memory, is_leaf=kept) if kept(node)]
+    return eqx.combine(means[0], circuit.parameters()[1]) if means else circuit
 
 
 def layer(path: tuple) -> str:

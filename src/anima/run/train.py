@@ -156,9 +156,9 @@ class Training:
         finally:
             log.close()
         interrupted = int(lives.circuit.step) < self.steps
-        save_weights(self.folder / "weights.safetensors", lives.circuit.circuit)
+        save_weights(self.folder / "weights.safetensors", lives.circuit.answering)
         if lives.twin is not None:
-            save_weights(self.folder / "twin.safetensors", lives.twin.circuit)
+            save_weights(self.folder / "twin.safetensors", lives.twin.answering)
         if self.config.dream.enabled and not interrupted:
             self._remember(lives)
         return Outcome(lives, rows, time.monotonic() - started, interrupted)
@@ -167,7 +167,7 @@ class Training:
         """What is kept for dreams: made anew from the same bits whenever the run is complete."""
         memory = learn_memory(
             self.config.dream,
-            dataclasses.replace(self.learner, circuit=lives.circuit.circuit),
+            dataclasses.replace(self.learner, circuit=lives.circuit.answering),
             self.inputs,
             np.asarray(self.targets).argmax(-1),
             key=self.keys["memory"],
@@ -275,7 +275,7 @@ class Training:
         step = int(lives.circuit.step)
         rows = []
         for who, learner, state in self._who(lives):
-            right = accuracy(learner, state.circuit, self.judged, self.judged_labels)
+            right = accuracy(learner, state.answering, self.judged, self.judged_labels)
             seen = sums[who]
             rows.append(
                 {

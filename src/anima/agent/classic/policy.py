@@ -155,11 +155,13 @@ class ActorCritic(AbstractMind):
         self, state: PolicyState, observation: Float[Array, "worlds n"], key: PRNGKeyArray
     ) -> Array:
         keys = jax.random.split(key, observation.shape[0])
-        drawn = jax.vmap(self.head_of(state.spread).sample)(self._ask(state, observation), keys)
+        params = self._ask(state, state.actor.circuit, observation)
+        drawn = jax.vmap(self.head_of(state.spread).sample)(params, keys)
         return self._in_world(drawn)
 
     def choose(self, state: PolicyState, observation: Float[Array, "worlds n"]) -> Array:
-        mode = jax.vmap(self.head_of(state.spread).mode)(self._ask(state, observation))
+        params = self._ask(state, state.actor.answering, observation)
+        mode = jax.vmap(self.head_of(state.spread).mode)(params)
         action = self._in_world(mode)
         return self.spec.action.clip(action)
 
@@ -198,9 +200,8 @@ class ActorCritic(AbstractMind):
     def _cost(self, spread: Float[Array, " size"] | None) -> PolicyGradient | ClippedSurrogate:
         return dataclasses.replace(self.cost, head=self.head_of(spread))
 
-    def _ask(self, state: PolicyState, observation: Array) -> Array:
-        seen = self.senses.look(state.moments, observation)
-        return self.actor.ask(state.actor.circuit, seen)
+    def _ask(self, state: PolicyState, circuit: AbstractCircuit, observation: Array) -> Array:
+        return self.actor.ask(circuit, self.senses.look(state.moments, observation))
 
     def _in_world(self, action: Array) -> Array:
         space = self.spec.action
@@ -312,17 +313,17 @@ def _actor_critic(
     learning = {name: given[name] for name in ("rule", "schedule", "decay")}
     build = (given["circuit"], given["credit"])
 
-    def faculty(outputs: int, rate: float) -> Faculty:
+    def faculty(outputs: int, rate: float, **more: float) -> Faculty:
         sizes = (spec.observation, *given["hidden"], outputs)
         return Faculty.of(
-            given["assigner"], sizes, *build, rate=rate, per_epoch=updates, **learning
+            given["assigner"], sizes, *build, rate=rate, per_epoch=updates, **learning, **more
         )
 
     return ActorCritic(
         spec=spec,
         every=given["every"],
         worlds=given["worlds"],
-        actor=faculty(head.width, given["rate"]),
+        actor=faculty(head.width, given["rate"], average=given["average"]),
         critic=faculty(1, given["critic_rate"]),
         head=head,
         cost=cost(head, entropy=given["entropy"], **bent),
@@ -350,6 +351,7 @@ def reinforce(
     critic_rate: float = 1e-3,
     schedule: str = "linear",
     decay: float = 0.0,
+    average: float = 0.0,
     steps: int = 50_000,
     every: int = 64,
     worlds: int = 8,
@@ -371,8 +373,8 @@ def reinforce(
     value), and `returns`, the steps of Phi 6; returns that a rollout cuts off are valued by the
     critic. `every` and `worlds`, the steps of a rollout and in how many worlds side by side;
     `spread`, sigma of continuous actions at birth, in units of half their range; `rule`, `rate`,
-    `schedule`, `decay`, as for `dqn`, and `critic_rate`, the critic's. The others are the fields
-    of `ActorCritic` and of its cost, or as for `dqn`.
+    `schedule`, `decay`, `average`, as for `dqn` (the last of the actor alone), and `critic_rate`,
+    the critic's. The others are the fields of `ActorCritic` and of its cost, or as for `dqn`.
 
     **Raises:** `InputError` for settings out of range.
     """
@@ -392,6 +394,7 @@ def ppo(
     critic_rate: float = 1e-3,
     schedule: str = "linear",
     decay: float = 0.0,
+    average: float = 0.0,
     steps: int = 100_000,
     every: int = 32,
     worlds: int = 8,

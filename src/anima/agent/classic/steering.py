@@ -217,7 +217,7 @@ class Steering(AbstractMind):
         if not explore:
             return self.choose(state, observation), thought
         drawing, trying = jax.random.split(key)
-        params = self._params(state, observation)
+        params = self._params(state, state.skill.actor.circuit, observation)
         keys = jax.random.split(trying, observation.shape[0])
         tried, thought = jax.vmap(self.conduct.explore)(params, thought, keys)
         tried = self._space.decode(tried)
@@ -231,7 +231,7 @@ class Steering(AbstractMind):
         return self.decide(state, thought, observation, key, explore=True)[0]
 
     def choose(self, state: SteeringState, observation: Float[Array, "worlds n"]) -> Array:
-        params = self._params(state, observation)
+        params = self._params(state, state.skill.actor.answering, observation)
         return self._space.decode(jax.vmap(self.conduct.head.mode)(params))
 
     def learn(
@@ -285,9 +285,8 @@ class Steering(AbstractMind):
     def _space(self) -> Continuous:
         return steered("steering", self.spec)
 
-    def _params(self, state: SteeringState, observation: Array) -> Array:
-        seen = self.senses.look(state.moments, observation)
-        return self.actor.ask(state.skill.actor.circuit, seen)
+    def _params(self, state: SteeringState, circuit: AbstractCircuit, observation: Array) -> Array:
+        return self.actor.ask(circuit, self.senses.look(state.moments, observation))
 
     def _values(self, critics: Sequence[AbstractCircuit], seen: Array, action: Array) -> Array:
         """What each critic thinks of each action, (critics, batch)."""
@@ -391,17 +390,19 @@ def _steering(
     per_epoch = learnt // (given["every"] * given["worlds"])
     learning = {name: given[name] for name in ("rule", "schedule", "decay")}
 
-    def faculty(inputs: int, outputs: int, rate: float) -> Faculty:
+    def faculty(inputs: int, outputs: int, rate: float, **more: float) -> Faculty:
         sizes = (inputs, *given["hidden"], outputs)
         build = (given["circuit"], given["credit"])
         return Faculty.of(
-            given["assigner"], sizes, *build, rate=rate, per_epoch=per_epoch, **learning
+            given["assigner"], sizes, *build, rate=rate, per_epoch=per_epoch, **learning, **more
         )
 
     names = ("every", "worlds", "discount", "pull", "polyak", "updates", "batch", "warmup")
     return Steering(
         spec=spec,
-        actor=faculty(spec.observation, conduct.head.width, given["rate"]),
+        actor=faculty(
+            spec.observation, conduct.head.width, given["rate"], average=given["average"]
+        ),
         critic=faculty(spec.observation + spec.action.size, 1, given["critic_rate"]),
         critics=critics,
         conduct=conduct,
@@ -428,6 +429,7 @@ def ddpg(
     critic_rate: float = 1e-3,
     schedule: str = "constant",
     decay: float = 0.0,
+    average: float = 0.0,
     steps: int = 20_000,
     every: int = 1,
     worlds: int = 1,
@@ -473,6 +475,7 @@ def svg0(
     critic_rate: float = 1e-3,
     schedule: str = "constant",
     decay: float = 0.0,
+    average: float = 0.0,
     steps: int = 20_000,
     every: int = 1,
     worlds: int = 1,
@@ -514,6 +517,7 @@ def sac(
     critic_rate: float = 1e-3,
     schedule: str = "constant",
     decay: float = 0.0,
+    average: float = 0.0,
     steps: int = 20_000,
     every: int = 1,
     worlds: int = 1,

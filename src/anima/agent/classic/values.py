@@ -170,10 +170,11 @@ class QLearning(AbstractMind):
         drawn = jax.random.uniform(key, (observation.shape[0], 2))
         curious = drawn[:, 0] < self.epsilon(state)
         any_ = self.spec.action.spread(drawn[:, 1:])
-        return jnp.where(curious, any_, self.choose(state, observation))
+        greedy = jnp.argmax(self._ask(state, state.learner.circuit, observation), -1)
+        return jnp.where(curious, any_, greedy)
 
     def choose(self, state: QState, observation: Float[Array, "worlds n"]) -> Array:
-        return jnp.argmax(self._ask(state, state.learner.circuit, observation), -1)
+        return jnp.argmax(self._ask(state, state.learner.answering, observation), -1)
 
     def learn(self, state: QState, happened: Transition, key: PRNGKeyArray) -> tuple[QState, Chart]:
         """See `AbstractMind.learn`. What is charted is of the last update; 0 while it warms up."""
@@ -284,6 +285,7 @@ def dqn(
     schedule: str = "linear",
     decay: float = 0.0,
     frobenius: bool = False,
+    average: float = 0.0,
     steps: int = 50_000,
     every: int = 4,
     worlds: int = 1,
@@ -309,8 +311,9 @@ def dqn(
 
     **Arguments:** `assigner`, a name or an assigner; `credit` and `circuit`, arguments of the
     named assigner and of its circuit's builder; `hidden`, sizes; `rule`, `rate`, `schedule`,
-    `decay`, `frobenius`, the arguments of `anima.optimiser`; `steps`: how long the life is meant
-    to be, in environment steps, which schedules span; `exploration`, the share of it after which
+    `decay`, `frobenius`, `average`, the arguments of `anima.optimiser` (greedy actions alone are
+    those of averaged synapses); `steps`: how long the life is meant to be, in environment steps,
+    which schedules span; `exploration`, the share of it after which
     epsilon is `epsilon_end`, unless `fade` is given, which multiplies it at the end of each
     episode; `scale`, one divisor per number of an observation (none: 1). The others are the
     fields of `QLearning` and of `Values`.
@@ -338,6 +341,7 @@ def dqn(
         schedule=schedule,
         decay=decay,
         frobenius=frobenius,
+        average=average,
         per_epoch=max(steps - warmup, 1) * updates // (every * worlds),
     )
     curiosity = (
