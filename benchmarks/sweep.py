@@ -64,7 +64,7 @@ def members(table: configs.Table, over: dict[str, list[float]], data: Data, exam
 
         arrays, still = eqx.partition(learner.init(learning), eqx.is_array)
         arrays, _ = jax.lax.scan(epoch, arrays, jax.random.split(order, config.train.epochs))
-        circuit = eqx.combine(arrays, still).circuit
+        circuit = eqx.combine(arrays, still).answering
         answer = learner.predict(circuit, {"input": images[count:]})
         return jnp.mean(jnp.argmax(answer, -1) != labels[count:])
 
@@ -85,10 +85,11 @@ def _put(table: dict, path: list[str], value: Any, key: str) -> dict:
         raise InputError(f"--over {key}: no such key")
     if len(path) > 1:
         return table | {path[0]: _put(table[path[0]], path[1:], value, key)}
-    if isinstance(table[path[0]], bool) or not isinstance(table[path[0]], float):
+    shapes = path[0] in ("average", "decay")  # 0 leaves a part of the optimiser out
+    if shapes or isinstance(table[path[0]], bool) or not isinstance(table[path[0]], float):
         raise InputError(
             f"--over {key}: it is {table[path[0]]!r}, which shapes the program: only numbers that "
-            "need not be whole can be swept"
+            "need not be whole, and whose 0 is nothing special, can be swept"
         )
     return table | {path[0]: value}
 

@@ -9,12 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from anima.agent.angc import angc
 from anima.agent.body import FORMS, body
-from anima.agent.classic import Fading, Straight, Values, ddpg, dqn, ppo
+from anima.agent.classic import Fading, Straight, Values, ddpg, dqn, ppo, reinforce, sac, svg0
 from anima.agent.life import lives
 from anima.agent.mind import alignment
 from anima.core.errors import InputError
 from anima.learn.assigners import Backprop
+from anima.learn.optimisers import Average
 from anima.world.env import Continuous, Discrete, Spec, Transition, blank, make
 from anima.world.replay import Sample
 
@@ -175,8 +177,25 @@ def test_it_is_judged_by_averaged_synapses_and_lives_by_the_latest(recipe, where
     without = eqx.tree_at(where, state, latest)
     judged, lived = mind.choose(state, seen), mind.choose(without, seen)
     assert not np.array_equal(judged, lived)
-    if recipe is dqn:
-        np.testing.assert_array_equal(mind.act(state, seen, jax.random.key(0)), lived)
+    acted, same = (mind.act(s, seen, jax.random.key(0)) for s in (state, without))
+    np.testing.assert_array_equal(acted, same)
+    kept = mind.circuits(state)["actor"]
+    for one, other in zip(_leaves(kept), _leaves(where(state).answering), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def _leaves(circuit):
+    return jax.tree.leaves(eqx.filter(circuit, eqx.is_array))
+
+
+@pytest.mark.parametrize("recipe", [dqn, angc, ppo, reinforce, ddpg, svg0, sac])
+def test_every_agent_that_takes_an_average_keeps_one_of_what_acts(recipe):
+    world = make("Pendulum-v1" if recipe in (ddpg, svg0, sac) else "CartPole-v1")
+    kept = lambda node: isinstance(node, Average)
+    for average, count in ((0.0, 0), (0.1, 1)):
+        mind = recipe(world.spec, assigner="backprop", hidden=(4,), average=average)
+        state = jax.eval_shape(lambda: mind.init(jax.random.key(0)))  # noqa: B023
+        assert sum(map(kept, jax.tree.leaves(state, is_leaf=kept))) == count
 
 
 @pytest.mark.parametrize(

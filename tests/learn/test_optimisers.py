@@ -18,6 +18,7 @@ from anima import (
     SquaredError,
     optimiser,
 )
+from anima.learn.optimisers import averaging
 
 SIZES = [3, 5, 4, 2]
 KEY = jax.random.key(0)
@@ -134,7 +135,7 @@ def test_bad_input_is_refused(options, message):
 
 @pytest.mark.parametrize("share", [0.25, 1.0])
 def test_what_answers_is_the_average_over_the_last_share(share):
-    """Under a constant gradient parameters move in a line, so that every average is known."""
+    """The parameters of a learner as each update found them, averaged as the formula says."""
     circuit = Predictive.mlp(SIZES, key=KEY)
     learner = Learner(
         circuit, Backprop(), SquaredError(), optimiser(circuit, rate=0.01, average=share)
@@ -156,6 +157,7 @@ def test_what_answers_is_the_average_over_the_last_share(share):
     assert not np.allclose(found, first(state.circuit), rtol=1e-3)
 
 
+@pytest.mark.promotes
 def test_averaging_changes_nothing_that_is_learnt_and_without_it_the_latest_answers():
     circuit = NGC.mlp(SIZES, bias=True, key=KEY)
     batch = {"input": jnp.ones((2, 3))}, jnp.ones((2, 2))
@@ -171,6 +173,16 @@ def test_averaging_changes_nothing_that_is_learnt_and_without_it_the_latest_answ
     for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
         np.testing.assert_array_equal(a, b)
     assert learnt[0.0].answering is learnt[0.0].circuit
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 1.0])
+def test_what_moves_in_a_line_is_averaged_where_its_weights_say(share):
+    """Weights t^(1/share - 1) on theta_t = t have their mean at T / (1 + share)."""
+    trace, theta = averaging(share), jnp.zeros(())
+    memory = trace.init(theta)
+    for _ in range(1000):
+        theta, memory = theta + 1, trace.update(theta, memory, theta)[1]
+    np.testing.assert_allclose(memory.mean, 1000 / (1 + share), rtol=0.01)
 
 
 def test_a_share_to_average_over_is_no_more_than_all():

@@ -45,7 +45,7 @@ TABLE = {
     },
     "cost": {"name": "cross_entropy", "kappa": 4.0},
     "noise": {"input": 0.1, "hidden": 0.2},
-    "optimiser": {"rule": "adam", "rate": 0.01, "schedule": "cosine"},
+    "optimiser": {"rule": "adam", "rate": 0.01, "schedule": "cosine", "average": 0.3},
     "train": {"epochs": 2, "batch": 10, "shift": 1, "validation": 12, "align": True},
     "twin": {"rate": 0.01},
 }

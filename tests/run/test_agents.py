@@ -53,7 +53,7 @@ def test_the_usual_preset_is_taken_and_a_twin_only_if_asked_for(wanted, preset):
 
 
 def test_a_world_without_a_preset_gets_the_agents_defaults():
-    name, table = agents.choose("LunarLander-v3", agent="dqn", assigner="eqprop")
+    name, table = agents.choose("Elsewhere-v0", agent="dqn", assigner="eqprop")
     assert name == "" and table["agent"]["assigner"] == "eqprop"
     assert agents.resolve(table).agent["normalise"] is True
 

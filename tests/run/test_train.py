@@ -15,7 +15,9 @@ import anima.run.config as configs
 import anima.run.train as train
 from anima.core.errors import DivergedError, InputError
 from anima.run import checkpoint
+from anima.run.evaluate import accuracy
 from anima.run.train import Training
+from anima.run.weights import load_weights
 from anima.world.data import load_data
 
 SEED = 5
@@ -119,6 +121,34 @@ def test_resuming_a_finished_run_changes_nothing(whole, small, data, tmp_path):
     outcome = start(small, data, tmp_path, resume=True, progress=pytest.fail)
     assert not outcome.interrupted
     same(tmp_path, whole)
+
+
+def test_it_is_judged_and_kept_by_averaged_synapses(whole, small, data, tmp_path):
+    shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
+    training = Training(small, data, SEED, tmp_path)
+    outcome = training.run(resume=True)
+    state = outcome.lives.circuit
+    kept = configs.build_circuit(small, data.shape, data.classes, jax.random.key(0))
+    kept = load_weights(tmp_path / "weights.safetensors", kept)
+    weights = lambda circuit: np.asarray(circuit.synapses["input->h1"].weight)
+    np.testing.assert_array_equal(weights(kept), weights(state.answering))
+    assert not np.allclose(weights(kept), weights(state.circuit), rtol=1e-3)
+    right = accuracy(training.learner, state.answering, training.judged, training.judged_labels)
+    last = [row for row in outcome.rows if row["who"] == "circuit"][-1]
+    assert last[f"{training.judge}_accuracy"] == right
+
+
+def test_a_setting_that_is_newer_than_a_checkpoint_had_its_default(small, data, tmp_path):
+    table = configs.as_table(small)
+    table["optimiser"].pop("average")
+    notes = {"config": table, "seed": SEED}
+    training = Training(small, data, SEED, tmp_path)
+    notes["data"] = training.fingerprint
+    with pytest.raises(InputError, match=r"optimiser\.average"):
+        training._check_unchanged(notes)
+    latest = configs.as_table(small)
+    latest["optimiser"]["average"] = 0.0
+    Training(configs.resolve(latest), data, SEED, tmp_path)._check_unchanged(notes)
 
 
 def test_a_damaged_checkpoint_costs_an_epoch_and_not_the_run(whole, small, data, tmp_path):

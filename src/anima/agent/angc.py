@@ -211,7 +211,8 @@ def angc(
     authors' released code is. `hidden`, of both circuits; `beta`, `settling`: the step and number
     of steps in which the generator settles on what it failed to foresee; `generator_rule`,
     `generator_rate`: as `rule` and `rate`, which are the actor's; `polyak` below 1 keeps a slow
-    copy for targets, `double` lets the actor choose and the slow copy judge. The others are the
+    copy for targets, `double` lets the actor choose and the slow copy judge; `average` is of the
+    actor alone. The others are the
     fields of `ActiveNGC` and the arguments of `dqn`.
 
     **Raises:** `InputError` for a world of continuous actions, an assigner whose circuits have no

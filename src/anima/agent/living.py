@@ -37,6 +37,7 @@ from anima.world.env import Discrete, Spec, Transition
 from anima.world.replay import Replay
 
 _USUALLY = 0.01  # pace of the running mean of log surprise that says what is usual
+_MOST_LASTING = 30  # steps: the usual follows in about 100, and would be no slower than the rise
 _LONG_AGO = 2**30  # steps: the last alarm of one that never had any
 
 
@@ -57,10 +58,12 @@ class Arousal(eqx.Module):
 class Alarm(eqx.Module):
     """When surprise means that the world has changed, and what is done then.
 
-    The alarm goes off where surprise, its logarithm averaged over some `lasting` steps, is `factor`
-    times what is usual (0: never): what is over sooner is the world's own variety. What was
-    remembered before is then put aside, the next `startle` actions are random, and for `recovery`
-    steps every step makes `boost` times as many updates.
+    The alarm goes off where the running mean of log surprise over some `lasting` steps is
+    log(`factor`) above that over some 100 steps, which is what is usual (0: never). The usual
+    follows any rise, so one that stays must be larger than `factor`: 1.7 times at 30 that lasts 3
+    steps, 14 times at 20 that lasts 20. What was remembered before is then put aside, the next
+    `startle` actions are random, and for `recovery` steps every step makes `boost` times as many
+    updates.
     """
 
     factor: float = eqx.field(static=True, default=0.0)
@@ -387,7 +390,8 @@ def living(
     check_counts(1, **whole)
     counts = dict(updates=updates, sleep=sleep, window=window, warmup=warmup, startle=startle)
     check_counts(0, **counts, recovery=recovery)
-    check_counts(1, boost=boost, lasting=lasting)
+    check_counts(1, boost=boost)
+    check_range("living", 1, _MOST_LASTING + 1, lasting=lasting)
     check_range("living", 0, math.inf, curiosity=curiosity, alarm=alarm, effort=effort)
     check_positive("living", noise=noise, boldness=boldness)
     check_fraction("living", whim=whim)

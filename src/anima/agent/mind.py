@@ -85,7 +85,7 @@ class AbstractMind(eqx.Module):
 
     @abstractmethod
     def circuits(self, state: Any) -> dict[str, AbstractCircuit]:
-        """What is learnt, by name; the one that acts is `actor`."""
+        """What is learnt, by name; the one that acts is `actor`, as it is when it is judged."""
 
     def worth(
         self, state: Any, observation: Float[Array, "rows n"]

@@ -50,7 +50,8 @@ class Learner(eqx.Module):
     - `circuit`: as it is at birth.
     - `assigner`: turns the cost into credit. - `cost`: an `AbstractCost`.
     - `optimiser`: an optax transformation. Adam, batch means and norm clipping are not
-      neuron-local; plain SGD is.
+      neuron-local; plain SGD is. If it averages (`anima.optimiser(average=...)`), predict with
+      `state.answering` in place of `state.circuit`.
     - `noise`: node name -> probability that a unit falls silent, drawn per example and step and
       the same in all phases.
     - `align`: whether to report the cosine between each batch's credit and the true gradient,

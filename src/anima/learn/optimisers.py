@@ -69,8 +69,9 @@ def optimiser(
       `"linear"` (to 5%).
     - `decay`: weight decay, of synapses only, times the current rate.
     - `frobenius`: see `within_frobenius`.
-    - `average`: over which share of its updates so far the synapses are averaged that the learner
-      answers with when it is judged (0: it answers with the latest); see `averaging`.
+    - `average`: keeps an average of each parameter, mostly over this last share of all updates so
+      far, with which `LearnerState.answering` answers (0: with the latest); see `averaging`. Under
+      `frobenius` the averaged matrices are somewhat smaller than the latest.
     - `epochs`, `per_epoch`: how long the schedule is, in epochs and steps an epoch.
 
     **Raises:** `InputError` for unknown names, rates that are not positive or too few.
@@ -129,9 +130,10 @@ class Average(NamedTuple):
 def averaging(share: float) -> optax.GradientTransformation:
     """Leaves updates as they are, and keeps a slow trace of the parameters beside them.
 
-    mean <- mean + (theta - mean) / max(share t, 1) at update t: an average over some last `share`
-    of all updates, however long a life is. Each synapse needs itself alone for it. Polyak and
-    Juditsky (1992); over the last part only, Shamir and Zhang (2013). `averaged` reads it.
+    mean <- mean + (theta_t - mean) / max(share t, 1), with theta_t as update t finds it: weights
+    that grow as t^(1/share - 1), so that the mean is of the last `share` above all, however long a
+    life is; 1 weighs all alike. Each synapse needs itself alone for it. Polyak and Juditsky (1992);
+    with such weights Shamir and Zhang (2013). `averaged` reads it.
     """
 
     def update(updates, state, params=None):

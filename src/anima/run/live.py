@@ -235,7 +235,9 @@ class Living:
 
     def _check_unchanged(self, notes: dict[str, Any]) -> None:
         now = {"config": configs.as_table(self.config), "seed": self.seed, "seeds": len(self.seeds)}
-        changed = configs.changed({key: notes[key] for key in now}, now)
+        # resolved again: a setting that is newer than the checkpoint has its default there
+        before = {"config": configs.as_table(agents.resolve(notes["config"]))}
+        changed = configs.changed({key: notes[key] for key in now} | before, now)
         if changed:
             raise InputError(
                 f"{changed} in {self.folder / 'config.toml'} is not what the checkpoint was made "

@@ -214,7 +214,9 @@ class Training:
 
     def _check_unchanged(self, notes: dict[str, Any]) -> None:
         here = self.folder / "config.toml"
-        changed = configs.changed(notes["config"], configs.as_table(self.config))
+        # resolved again: a setting that is newer than the checkpoint has its default there
+        before = configs.as_table(configs.resolve(notes["config"]))
+        changed = configs.changed(before, configs.as_table(self.config))
         if notes["seed"] != self.seed:
             changed = "run.seed"
         if changed:

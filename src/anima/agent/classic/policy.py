@@ -189,7 +189,7 @@ class ActorCritic(AbstractMind):
         return {"alignment": alignment(circuit, assigner, rollout.inputs, rollout.deeds, key, cost)}
 
     def circuits(self, state: PolicyState) -> dict[str, AbstractCircuit]:
-        return {"actor": state.actor.circuit, "critic": state.critic.circuit}
+        return {"actor": state.actor.answering, "critic": state.critic.circuit}
 
     def head_of(self, spread: Float[Array, " size"] | None) -> AbstractHead:
         """The head, with the present spread of continuous actions."""

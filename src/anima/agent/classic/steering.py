@@ -268,7 +268,7 @@ class Steering(AbstractMind):
     def circuits(self, state: SteeringState) -> dict[str, AbstractCircuit]:
         critics = _circuits(state.skill.critics)
         named = {f"critic{i + 1}": circuit for i, circuit in enumerate(critics)}
-        return {"actor": state.skill.actor.circuit} | named
+        return {"actor": state.skill.actor.answering} | named
 
     def climb(
         self, critics: Sequence[AbstractCircuit], seen: Array, action: Array, key: PRNGKeyArray

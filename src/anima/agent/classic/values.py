@@ -211,7 +211,7 @@ class QLearning(AbstractMind):
         return jnp.max(self._ask(state, state.learner.circuit, observation), -1)
 
     def circuits(self, state: QState) -> dict[str, AbstractCircuit]:
-        return {"actor": state.learner.circuit}
+        return {"actor": state.learner.answering}
 
     def _learning(self, state: QState) -> dict[str, Any]:
         """What an update changes: never the rows of the replay, which are large."""
