@@ -361,17 +361,20 @@ def agents_page() -> str:
         "*eqprop-predictive* is the same rule in the circuits of *predictive*, whose free phase",
         "is their prediction. Seconds are of all seeds together, on one core that others shared;",
         "*to threshold* is the median over seeds of the first judging (10 episodes) at or above",
-        "it, with how many seeds got there. What has no row was not run. Below tables stands what",
-        "was missed; its figures of tuning seeds and of where time goes are of runs not kept.",
+        "it, with how many seeds got there. A preset that sets `average` (LunarLander's, and ANGC's",
+        "of CartPole) is judged by averaged synapses. What has no row was not run. Below tables",
+        "stands what was missed; its figures of tuning seeds and of where time goes are of runs not",
+        "kept.",
     ]
     found = [json.loads(path.read_text()) for path in sorted((RESULTS / "agents").glob("*.json"))]
     peers = [
         json.loads(path.read_text()) for path in sorted((RESULTS / "agents-peers").glob("*.json"))
     ]
     if peers:
+        whose = ", ".join(f"*{who}*" for who in sorted({row["who"] for row in peers}))
         lines += [
-            "*sb3*, *sbx*: deep Q-learning (256-256, one reward ahead, by backprop) of these",
-            "libraries with the settings of Stable-Baselines3's zoo, a process a seed on one core.",
+            f"{whose}: the library's own deep Q-learning (256-256, one reward ahead, by backprop)",
+            "with the settings of Stable-Baselines3's zoo, a process a seed on one core.",
         ]
     others = sorted({row["environment"] for row in found} - set(RETURNS_ASKED))
     for world, asked in (RETURNS_ASKED | dict.fromkeys(others, "")).items():
