@@ -361,10 +361,10 @@ def agents_page() -> str:
         "*eqprop-predictive* is the same rule in the circuits of *predictive*, whose free phase",
         "is their prediction. Seconds are of all seeds together, on one core that others shared;",
         "*to threshold* is the median over seeds of the first judging (10 episodes) at or above",
-        "it, with how many seeds got there. A preset that sets `average` (LunarLander's, and ANGC's",
-        "of CartPole) is judged by averaged synapses. What has no row was not run. Below tables",
-        "stands what was missed; its figures of tuning seeds and of where time goes are of runs not",
-        "kept.",
+        "it, with how many seeds got there. Presets that set `average` (LunarLander's, and ANGC's",
+        "of CartPole) are judged by averaged synapses. What has no row was not run. Below tables",
+        "stands what was missed; its figures of tuning seeds and of where time goes are of runs",
+        "not kept.",
     ]
     found = [json.loads(path.read_text()) for path in sorted((RESULTS / "agents").glob("*.json"))]
     peers = [
