@@ -60,8 +60,8 @@ class Alarm(eqx.Module):
 
     The alarm goes off where the running mean of log surprise over some `lasting` steps is
     log(`factor`) above that over some 100 steps, which is what is usual (0: never). The usual
-    follows any rise, so one that stays must be larger than `factor`: 1.7 times at 30 that lasts 3
-    steps, 14 times at 20 that lasts 20. What was remembered before is then put aside, the next
+    follows any rise, so one that stays must be larger than `factor`: 1.6 times at 30 over
+    10/3 steps, 13 times at 20 over 20. What was remembered before is then put aside, the next
     `startle` actions are random, and for `recovery` steps every step makes `boost` times as many
     updates.
     """
@@ -70,7 +70,7 @@ class Alarm(eqx.Module):
     startle: int = eqx.field(static=True, default=10)
     boost: int = eqx.field(static=True, default=4)
     recovery: int = eqx.field(static=True, default=100)
-    lasting: int = eqx.field(static=True, default=3)
+    lasting: float = eqx.field(static=True, default=10 / 3)
 
     def felt(self, arousal: Arousal, surprise: Scalar, step: Int[Array, ""]) -> Arousal:
         """After one step more; `step` were lived before. The young are never alarmed."""
@@ -369,7 +369,7 @@ def living(
     startle: int = 10,
     boost: int = 4,
     recovery: int = 100,
-    lasting: int = 3,
+    lasting: float = 10 / 3,
     lookahead: int = 10,
     steps: int = 1000,
 ) -> LivingMind:
