@@ -255,9 +255,9 @@ def test_how_long_a_rise_must_last_is_a_setting():
     first = {}
     for lasting in (3, 20):
         arousal = Arousal(zero, zero, none + 999, none, zero)
-        feel = jax.jit(Alarm(factor=10.0, recovery=5, lasting=lasting).felt)
-        for step, surprise in enumerate([1.0] * 30 + [30.0] * 12 + [1.0] * 30 + [100.0] * 30):
-            arousal = feel(arousal, jnp.asarray(surprise), jnp.asarray(step))
+        alarm = Alarm(factor=10.0, recovery=5, lasting=lasting)
+        for step, surprise in enumerate([1.0] * 30 + [30.0] * 12 + [1.0] * 30 + [1e4] * 30):
+            arousal = alarm.felt(arousal, jnp.asarray(surprise), jnp.asarray(step))
             if int(arousal.since) == 0:
                 first.setdefault(lasting, step)
     assert 30 <= first[3] < 42 and 72 <= first[20] < 100

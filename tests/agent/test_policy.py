@@ -51,7 +51,7 @@ def test_a_rollout_says_what_was_done_and_what_came_of_it(minds, where):
     value = mind.worth(state, past.observation.reshape(8, 2))
     np.testing.assert_allclose(rollout.deeds.advantage, goal.ravel() - value, rtol=1e-4, atol=1e-5)
     head = mind.head_of(state.spread)
-    params = mind._ask(state, past.observation.reshape(8, 2))
+    params = mind._ask(state, state.actor.circuit, past.observation.reshape(8, 2))
     chance = jax.vmap(head.log_prob)(params, rollout.deeds.action)
     np.testing.assert_allclose(rollout.deeds.log_prob, chance, rtol=1e-5)
     assert chart["entropy"] > 0
@@ -64,7 +64,7 @@ def test_before_the_first_update_ppo_is_the_policy_gradient(minds):
     mind = minds["Line"]
     state = mind.init(jax.random.key(0))
     rollout, _ = mind._looked_back(state, _rollout(mind, state, jax.random.key(1)))
-    params = mind._ask(state, rollout.inputs)
+    params = mind._ask(state, state.actor.circuit, rollout.inputs)
     mean = lambda cost: lambda params: jnp.mean(jax.vmap(cost)(rollout.deeds, params))
     mine, plain = mind._cost(state.spread), PolicyGradient(mind.head)
     np.testing.assert_allclose(
