@@ -77,6 +77,8 @@ def put(config: configs.Config, key: str, value: Any) -> configs.Config:
     table = getattr(config, section, None)
     if not isinstance(table, dict) or not path:
         raise InputError(f"--over {key}: sweep a number of circuit, assigner, cost or optimiser")
+    if section == "optimiser" and path[0] in ("average", "decay"):
+        raise InputError(f"--over {key}: its 0 leaves out a part of the optimiser: use --set")
     return dataclasses.replace(config, **{section: _put(table, path, value, key)})
 
 
@@ -85,11 +87,10 @@ def _put(table: dict, path: list[str], value: Any, key: str) -> dict:
         raise InputError(f"--over {key}: no such key")
     if len(path) > 1:
         return table | {path[0]: _put(table[path[0]], path[1:], value, key)}
-    shapes = path[0] in ("average", "decay")  # 0 leaves a part of the optimiser out
-    if shapes or isinstance(table[path[0]], bool) or not isinstance(table[path[0]], float):
+    if isinstance(table[path[0]], bool) or not isinstance(table[path[0]], float):
         raise InputError(
             f"--over {key}: it is {table[path[0]]!r}, which shapes the program: only numbers that "
-            "need not be whole, and whose 0 is nothing special, can be swept"
+            "need not be whole can be swept"
         )
     return table | {path[0]: value}
 

@@ -391,7 +391,7 @@ def living(
     counts = dict(updates=updates, sleep=sleep, window=window, warmup=warmup, startle=startle)
     check_counts(0, **counts, recovery=recovery)
     check_counts(1, boost=boost)
-    check_range("living", 1, _MOST_LASTING + 1, lasting=lasting)
+    check_range("living", 1, _MOST_LASTING, lasting=lasting)
     check_range("living", 0, math.inf, curiosity=curiosity, alarm=alarm, effort=effort)
     check_positive("living", noise=noise, boldness=boldness)
     check_fraction("living", whim=whim)
