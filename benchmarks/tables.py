@@ -12,7 +12,7 @@ import tomllib
 from pathlib import Path
 
 from anima.run.statistics import iqm
-from benchmarks.living import asked_by
+from benchmarks.living import WORLDS, asked_by
 from benchmarks.memory_page import interval as _interval
 from benchmarks.memory_page import memory_page
 
@@ -185,7 +185,7 @@ def living_tables() -> list[str]:
     found = read(RESULTS / "living.json")
     if found is None:
         return []
-    cases = found["cases"]
+    cases, place = found["cases"], list(WORLDS).index
     lines = [
         f"`{found['command']}`. Steps to a return: the median and the worst of the seeds that came",
         "there, judged on the way by greedy episodes in fresh worlds; in brackets how many did.",
@@ -197,9 +197,12 @@ def living_tables() -> list[str]:
         "100 greedy episodes at the end, IQM [95%] |",
         "|---|---|---|---|---|---|---|",
     ]
-    lines += [_living_row(name, case) for name, case in cases.items() if "reached" in case]
+    lived = {name: case for name, case in cases.items() if "reached" in case}
+    names = sorted(lived, key=lambda name: place(name.rpartition("/")[0]))
+    lines += [_living_row(name, lived[name]) for name in names]
     lines += note("results", "living")
     changes = [case for case in cases.values() if "change" in case]
+    changes.sort(key=lambda case: place(case["world"]))
     if changes:
         lines += [
             "",
@@ -361,10 +364,11 @@ def agents_page() -> str:
         "*eqprop-predictive* is the same rule in the circuits of *predictive*, whose free phase",
         "is their prediction. Seconds are of all seeds together, on one core that others shared;",
         "*to threshold* is the median over seeds of the first judging (10 episodes) at or above",
-        "it, with how many seeds got there. Presets that set `average` (LunarLander's, and ANGC's",
-        "of CartPole) are judged by averaged synapses. What has no row was not run. Below tables",
-        "stands what was missed; its figures of tuning seeds and of where time goes are of runs",
-        "not kept.",
+        "it, with how many seeds got there, and after how many seconds (of all seeds side by side,",
+        "compiling and judging included; not noted in older rows). Presets that set `average`",
+        "(LunarLander's, and ANGC's of CartPole) are judged by averaged synapses. What has no row",
+        "was not run. Below tables stands what was missed; its figures of tuning seeds and of",
+        "where time goes are of runs not kept.",
     ]
     found = [json.loads(path.read_text()) for path in sorted((RESULTS / "agents").glob("*.json"))]
     peers = [
@@ -373,8 +377,9 @@ def agents_page() -> str:
     if peers:
         whose = ", ".join(f"*{who}*" for who in sorted({row["who"] for row in peers}))
         lines += [
-            f"{whose}: the library's own deep Q-learning (256-256, one reward ahead, by backprop)",
-            "with the settings of Stable-Baselines3's zoo, a process a seed on one core.",
+            f"{whose}: the libraries' own DQN and SAC (by backprop) with the settings of",
+            "Stable-Baselines3's zoo, a process a seed on one core; their seconds to threshold are",
+            "of one seed, without judging.",
         ]
     others = sorted({row["environment"] for row in found} - set(RETURNS_ASKED))
     for world, asked in (RETURNS_ASKED | dict.fromkeys(others, "")).items():
@@ -443,32 +448,43 @@ _AGENT_HEAD = (
 def _agent_row(found: dict) -> str:
     low, high = found["ci95"]
     worst, best = min(found["return_by_seed"]), max(found["return_by_seed"])
-    reached = sorted(step for step in found["steps_to_threshold"] if step is not None)
-    there = f"{len(reached)} of {found['seeds']}"
-    if found["threshold"] is None:
-        first = "-"
-    elif 2 * len(reached) > found["seeds"]:
-        first = f"{found['threshold']:g}: {reached[(found['seeds'] - 1) // 2]:,} ({there})"
-    else:
-        first = f"{found['threshold']:g}: {there}"
     changed = "".join(f", `{setting}`" for setting in found.get("sets", []))
     return (
         f"| {found['agent']}{changed} | {found['assigner']} | "
         f"{found['return_iqm']:.1f} [{low:.1f}, {high:.1f}] | {worst:.1f}, {best:.1f} | "
-        f"{found['seeds']} x {found['environment_steps']:,} | {first} | "
+        f"{found['seeds']} x {found['environment_steps']:,} | {_arrival(found)} | "
         f"{found['seconds']:.0f} | `{found['command']}` |"
     )
 
 
+def _arrival(found: dict) -> str:
+    """When the threshold was reached, in steps and (where they were noted) seconds: medians."""
+    reached = sorted(step for step in found["steps_to_threshold"] if step is not None)
+    if found["threshold"] is None:
+        return "-"
+    first, there = f"{found['threshold']:g}: ", f"{len(reached)} of {found['seeds']}"
+    if 2 * len(reached) <= found["seeds"]:
+        return first + there
+    middle = (found["seeds"] - 1) // 2
+    first += f"{reached[middle]:,} ({there})"
+    seconds = sorted(s for s in found.get("seconds_to_threshold", []) if s is not None)
+    return first + (f", {seconds[middle]:.0f} s" if seconds else "")
+
+
 def _peer_row(found: dict) -> str:
-    (low, high), runs = found["ci95"], found["runs"]
-    returns, seconds = [run["return"] for run in runs], sum(run["seconds"] for run in runs)
-    return (
-        f"| {found['agent']} | {found['who']} {found['version']} | "
-        f"{found['return_iqm']:.1f} [{low:.1f}, {high:.1f}] | "
-        f"{min(returns):.1f}, {max(returns):.1f} | "
-        f"{len(runs)} x {found['environment_steps']:,} | - | {seconds:.0f} | "
-        f"`{found['command']}` |"
+    """A peer's row: its runs, seed by seed, put as a preset's results are."""
+    column = lambda name: [run.get(name) for run in found["runs"]]
+    return _agent_row(
+        found
+        | {
+            "assigner": f"{found['who']} {found['version']}",
+            "seeds": len(found["runs"]),
+            "return_by_seed": column("return"),
+            "seconds": sum(column("seconds")),
+            "threshold": found.get("threshold"),
+            "steps_to_threshold": column("steps_to_threshold"),
+            "seconds_to_threshold": column("seconds_to_threshold"),
+        }
     )
 
 

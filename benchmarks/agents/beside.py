@@ -1,4 +1,4 @@
-"""Greedy returns of Stable-Baselines3's and sbx's deep Q-learning, with the settings of their zoo.
+"""Greedy returns of Stable-Baselines3's and sbx's DQN and SAC, with the settings of their zoo.
 
     python -m benchmarks.agents.beside sb3 CartPole-v1 --seeds 10
 
@@ -19,9 +19,12 @@ import numpy as np
 
 from anima.run.checkpoint import write_atomically
 from anima.run.statistics import interval, iqm
+from benchmarks.agents.lives import THRESHOLDS
 
 HERE = Path(__file__).parent
 RESULTS = HERE.parent / "results" / "agents-peers"
+# Steps between two judgements, where they are not 5000: as our own presets have them.
+EVERY = {"Acrobot-v1": 10_000, "LunarLander-v3": 25_000, "Pendulum-v1": 4000}
 sys.path.insert(0, str(HERE.parent / "speed"))
 
 from environments import ensure  # noqa: E402  (a script that is no package)
@@ -30,7 +33,8 @@ from environments import ensure  # noqa: E402  (a script that is no package)
 def one_seed(python: Path, who: str, world: str, seed: int) -> dict:
     """What one seed of a peer learnt; raises `CalledProcessError` if it failed."""
     worker = HERE / "peers" / "returns_worker.py"
-    command = [str(python), str(worker), who, world, str(seed)]
+    judging = ["--every", str(EVERY.get(world, 5000)), "--threshold", str(THRESHOLDS[world])]
+    command = [str(python), str(worker), who, world, str(seed), *judging]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -57,11 +61,12 @@ def main() -> None:
         print(runs[-1], flush=True)
         returns = np.array([[run["return"]] for run in runs])
         found = {
-            "agent": "dqn",
+            "agent": runs[-1]["agent"],
             "who": options.who,
             "version": runs[-1]["version"],
             "environment": options.world,
             "environment_steps": runs[-1]["steps"],
+            "threshold": THRESHOLDS[options.world],
             "return_iqm": iqm(returns),
             "ci95": list(interval(returns)),
             "command": f"python -m benchmarks.agents.beside {options.who} {options.world}"

@@ -55,14 +55,16 @@ def lived(preset: str, seeds: int, sets: Sequence[str] = ()) -> dict[str, Any]:
             raise KeyboardInterrupt
         found = result(Path(folder), living, living.judge(), outcome.seconds)
     found.pop("run")
-    name = config.world["name"]
+    threshold = THRESHOLDS.get(config.world["name"])
+    first = _reached(outcome.rows, threshold)
     return found | {
         "preset": preset,
         "command": f"python -m benchmarks.agents.lives {preset} --seeds {seeds}" + _options(sets),
         "sets": [setting for setting in sets if not setting.startswith(_STEPS)],
         "curve": _curve(outcome.rows),
-        "threshold": THRESHOLDS.get(name),
-        "steps_to_threshold": _reached(outcome.rows, THRESHOLDS.get(name)),
+        "threshold": threshold,
+        "steps_to_threshold": [row and row["step"] for row in first],
+        "seconds_to_threshold": [row and row["seconds"] for row in first],
         "machine": {"jax": jax.__version__, "python": platform.python_version()},
     }
 
@@ -77,15 +79,13 @@ def _curve(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return curve
 
 
-def _reached(rows: list[dict[str, Any]], threshold: float | None) -> list[int | None]:
-    """For each seed, the first step at which its judged return was at the threshold."""
+def _reached(rows: list[dict[str, Any]], threshold: float | None) -> list[dict[str, Any] | None]:
+    """For each seed, the first row whose judged return was at the threshold."""
     if threshold is None:
         return []
+    there = [row for row in rows if row["judged_return"] >= threshold]
     seeds = sorted({row["seed"] for row in rows})
-    first = lambda seed: next(
-        (r["step"] for r in rows if r["seed"] == seed and r["judged_return"] >= threshold), None
-    )
-    return [first(seed) for seed in seeds]
+    return [next((row for row in there if row["seed"] == seed), None) for seed in seeds]
 
 
 def _options(sets: Sequence[str]) -> str:

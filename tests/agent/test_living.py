@@ -263,6 +263,21 @@ def test_how_long_a_rise_must_last_is_a_setting():
     assert 30 <= first[3] < 42 and 72 <= first[20] < 100
 
 
+def test_schedules_begin_anew_at_an_alarm(small):
+    """A life whose rate has fallen to 0 learns nothing any more, unless it was alarmed."""
+    mind = small(schedule="cosine", steps=10, updates=1)
+    state = dataclasses.replace(_filled(mind), step=jnp.asarray(10))
+    numbers = lambda model: np.concatenate(
+        [np.ravel(leaf) for leaf in jax.tree.leaves(eqx.filter(model.circuits, eqx.is_array))]
+    )
+
+    def moved(since):
+        model, _ = mind._learnt(_since(state, since), 1, jax.random.key(1))
+        return np.abs(numbers(model) - numbers(state.model)).max()
+
+    assert moved(100) < 1e-8 < 1e-4 < moved(0)
+
+
 def test_surprise_raises_learning_and_a_gate_skips_it(small):
     """After an alarm every step learns, `boost` times as much; else only what surprises."""
     mind = small(alarm=10.0, boost=4, recovery=5, gate="threshold", gating=dict(threshold=0.5))

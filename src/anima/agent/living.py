@@ -278,17 +278,20 @@ class LivingMind(AbstractMind):
     ) -> tuple[ModelState, Chart]:
         """The model after `count` updates, and what is charted of the last."""
 
+        clock = jnp.minimum(state.step, state.arousal.since)  # what is new is learnt at full rate
+
         def update(i, loop):
             model, _ = loop
             past = self._remembered(state, jax.random.fold_in(key, i))
-            model, info = self.model.learnt(model, past, state.step, key)
+            model, info = self.model.learnt(model, past, clock, key)
             return model, _told(info)
 
         zero = jnp.zeros(())
         begun = state.model, {name: zero for name in ("cost", "energy", "residual", "result")}
-        if isinstance(count, int):  # then all that is remembered is looked up at once
-            return scan(lambda loop, i: (update(i, loop), None), begun, jnp.arange(count))[0]
-        return jax.lax.fori_loop(0, count, update, begun)
+        # What no step goes without is looked up at once; a gate lets some steps go without any.
+        least = max(self.updates, 1) if self.gate is None else 0
+        usual = scan(lambda loop, i: (update(i, loop), None), begun, jnp.arange(least))[0]
+        return jax.lax.fori_loop(least, count, update, usual)
 
     def _remembered(self, state: LivingState, key: PRNGKeyArray) -> Transition:
         """A batch for every member, (K, batch): the newest transition and others before it."""
@@ -376,12 +379,12 @@ def living(
     """A `LivingMind` for a world of observations that are vectors of numbers.
 
     **Arguments:** `assigner`, `credit`, `circuit`, `hidden`, `rule`, `rate`, `schedule`, `decay`:
-    of the model's circuits, as in `dqn`; `steps`, how long schedules are. `planner`, a name of
-    `PLANNERS` (none: `"exhaustive"` for a set of actions, else `"mppi"`), and `plan`, its
-    arguments. `prefer`, a table as in `act/preference.py` (none: what the world's own task
-    rewards, for the classic-control tasks). `gate`, a name of `GATES`, and `gating`, its
-    arguments. `alarm`, `startle`, `boost`, `recovery`, `lasting`: see `Alarm`; `boldness`,
-    `members`, `noise`: see `WorldModel`. The others are the fields of `LivingMind`.
+    of the model's circuits, as in `dqn`; `steps`, how long schedules are, which begin anew at an
+    alarm. `planner`, a name of `PLANNERS` (none: `"exhaustive"` for a set of actions, else
+    `"mppi"`), and `plan`, its arguments. `prefer`, a table as in `act/preference.py` (none: what
+    the world's own task rewards, for the classic-control tasks). `gate`, a name of `GATES`, and
+    `gating`, its arguments. `alarm`, `startle`, `boost`, `recovery`, `lasting`: see `Alarm`;
+    `boldness`, `members`, `noise`: see `WorldModel`. The others are the fields of `LivingMind`.
 
     **Raises:** `InputError` for settings out of range, a preference over a state that the world
     lacks, or a world whose preferred states nobody named.
