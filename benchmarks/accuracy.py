@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from scipy import stats
 
-from anima.run import checkpoint
+from anima.core.files import write_atomically
 from anima.run import config as configs
 from anima.run.train import Training
 from anima.world.data import load_data
@@ -107,7 +107,7 @@ def main() -> None:
             "runs": runs,
             "config": config,
         }
-        checkpoint.write_atomically(path, json.dumps(result, indent=1) + "\n")
+        write_atomically(path, json.dumps(result, indent=1) + "\n")
     print(path.read_text().split('"runs"')[0])
 
 

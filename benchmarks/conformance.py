@@ -19,8 +19,8 @@ import optax
 from jax.flatten_util import ravel_pytree
 
 from anima import ZIL, Backprop, CrossEntropy, FixedPrediction, InputError, Learner, Predictive
+from anima.core.files import write_atomically
 from anima.laws import Measured, measure, rows
-from anima.run import checkpoint
 from anima.world.data import load_data
 from tests.test_laws import MUTANTS, TWO
 
@@ -86,7 +86,7 @@ def main() -> None:
             }
         except InputError as error:
             print(f"no trajectories on MNIST: {error}")
-    checkpoint.write_atomically(PATH, json.dumps(found, indent=1) + "\n")
+    write_atomically(PATH, json.dumps(found, indent=1) + "\n")
 
 
 if __name__ == "__main__":

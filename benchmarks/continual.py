@@ -26,6 +26,7 @@ import argparse
 import dataclasses
 import itertools
 import json
+import shlex
 import sys
 import time
 from pathlib import Path
@@ -37,13 +38,13 @@ import numpy as np
 
 from anima.circuit.circuit import AbstractCircuit
 from anima.circuit.hopfield import Hopfield
+from anima.core.files import write_atomically
 from anima.learn.assigners import Backprop, EquilibriumPropagation
 from anima.learn.costs import CrossEntropy
 from anima.learn.gate import Quantile, Random
 from anima.learn.learner import Learner, LearnerState
 from anima.learn.memory import Concepts, Memory, Reader, learn_code
 from anima.learn.optimisers import optimiser
-from anima.run import checkpoint
 from anima.run.continual import Buffer, Dreams, Rhythm, live
 from anima.run.evaluate import outputs
 from anima.world.data import Data, load_data
@@ -260,7 +261,7 @@ def command(name: str) -> str:
         if word == "--data-dir":
             said += [word, "DIR"]
         elif word != "--out":
-            said.append(word)
+            said.append(shlex.quote(word))
     return " ".join(said)
 
 
@@ -343,7 +344,7 @@ def earlier(out: Path, settings: dict[str, Any]) -> dict[str, Any]:
 def save(out: Path, result: dict[str, Any]) -> None:
     """Writes a result, whole or not at all."""
     out.parent.mkdir(parents=True, exist_ok=True)
-    checkpoint.write_atomically(out, json.dumps(result, indent=1) + "\n")
+    write_atomically(out, json.dumps(result, indent=1) + "\n")
 
 
 def summary(runs: list[dict], size: Size, data: Data) -> dict[str, Any]:

@@ -24,9 +24,9 @@ import optax
 from jax.extend import core as jex
 
 import anima
+from anima.core.files import write_atomically
 from anima.core.types import State
 from anima.learn.assigners import AbstractAssigner
-from anima.run import checkpoint
 
 PATH = Path(__file__).parent / "results" / "credit-cost.json"
 SIZES, BATCH, T = (784, 256, 256, 10), 128, 20
@@ -212,7 +212,7 @@ def main() -> None:
         "steps": T,
         "rows": rows,
     }
-    checkpoint.write_atomically(PATH, json.dumps(result, indent=1) + "\n")
+    write_atomically(PATH, json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -26,7 +26,6 @@ import equinox as eqx
 import jax
 import numpy as np
 
-import anima.run.config as configs
 from anima.agent.agent import check_finite
 from anima.agent.life import AbstractLives, Ending, lives, offer_cores
 from anima.agent.mind import AbstractMind
@@ -83,7 +82,7 @@ def mind_of(case: str, assigner: str, *settings: str) -> tuple[str, AbstractMind
     )
     if same:
         table = table | {"agent": table["agent"] | {"assigner": assigner}}
-    config = agents.resolve(configs.override(table, list(settings), agents.resolve))
+    config = agents.resolve(agents.override(table, settings))
     return name, agents.build_mind(config, make(world).spec)
 
 
@@ -251,6 +250,14 @@ def _cases(options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+def _command(key: str) -> str:
+    """What makes a case, by its key."""
+    kind, _, rest = key.partition("/")
+    words = {"speed": "--speed", "change": f"{rest.partition('/')[0]} --change"}
+    case, _, model = key.rpartition("/")
+    return f"python -m benchmarks.living {words.get(kind, f'{case} --model {model}')}"
+
+
 def main() -> None:
     """Runs the cases that are asked for."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
@@ -265,7 +272,7 @@ def main() -> None:
         held = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"cases": {}}
         if key in held["cases"] and not options.again:
             continue
-        held["cases"][key] = make_it()
+        held["cases"][key] = make_it() | {"command": _command(key)}
         held["machine"] = {"jax": jax.__version__, "python": platform.python_version()}
         held["command"] = "python -m benchmarks.living [WORLD --model MODEL | --change | --speed]"
         RESULTS.parent.mkdir(parents=True, exist_ok=True)

@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 
 from anima.core.errors import DivergedError
-from anima.run import checkpoint
+from anima.core.files import write_atomically
 from anima.run import config as configs
 from anima.run.train import Training
 from anima.world.data import load_data
@@ -70,7 +70,7 @@ def main() -> None:
             "taken": min(errors, key=lambda rate: errors[rate]),
         }
         PATH.parent.mkdir(parents=True, exist_ok=True)
-        checkpoint.write_atomically(PATH, json.dumps(found, indent=1) + "\n")
+        write_atomically(PATH, json.dumps(found, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from anima.run.checkpoint import write_atomically
+from anima.core.files import write_atomically
 from anima.run.statistics import interval, iqm
 from benchmarks.agents.lives import THRESHOLDS
 

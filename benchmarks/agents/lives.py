@@ -28,7 +28,6 @@ import numpy as np
 
 from anima.core.errors import InputError
 from anima.run import agents
-from anima.run.config import override
 from anima.run.live import Living, result
 from anima.run.statistics import interval, iqm
 
@@ -46,7 +45,7 @@ THRESHOLDS = {
 
 def lived(preset: str, seeds: int, sets: Sequence[str] = ()) -> dict[str, Any]:
     """One preset over seeds 0 .. seeds - 1, with `sets` changed in it ("agent.epistemic=0")."""
-    table = override(agents.read_preset(preset), sets, agents.resolve)
+    table = agents.override(agents.read_preset(preset), sets)
     config = agents.resolve(table)
     with tempfile.TemporaryDirectory() as folder:
         living = Living(config, 0, seeds, Path(folder))

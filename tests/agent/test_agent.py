@@ -33,6 +33,25 @@ def _circuit(agent):
     return jax.tree.leaves(agent.state.learner.circuit)
 
 
+@pytest.mark.parametrize("spoil", [lambda whole: b"", lambda whole: whole[:99], lambda _: b"no"])
+def test_a_damaged_file_is_refused_in_one_line(agent, tmp_path, spoil):
+    path = tmp_path / "agent.npz"
+    agent.save(path)
+    path.write_bytes(spoil(path.read_bytes()))
+    with pytest.raises(InputError, match="cannot read the agent") as caught:
+        DQN.load(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_what_cannot_be_saved_leaves_what_was_there(agent, tmp_path, monkeypatch):
+    path = tmp_path / "agent.npz"
+    agent.save(path)
+    monkeypatch.setattr("os.replace", lambda *_: (_ for _ in ()).throw(OSError(28, "No space")))
+    with pytest.raises(InputError, match="No space"):
+        agent.save(path)
+    assert DQN.load(path).steps == agent.steps and len(list(tmp_path.iterdir())) == 1
+
+
 def test_predict_takes_one_or_many_and_explores_if_asked(agent):
     one, nothing = agent.predict(np.zeros(4))
     assert nothing is None and one.shape == () and int(one) in (0, 1)

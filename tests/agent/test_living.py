@@ -263,6 +263,27 @@ def test_how_long_a_rise_must_last_is_a_setting():
     assert 30 <= first[3] < 42 and 72 <= first[20] < 100
 
 
+def test_imagination_is_judged_from_where_an_episode_began(small):
+    """From the first step on, and never across the end of an episode."""
+    mind = small(lookahead=4)
+    state = mind.init(jax.random.key(0))
+    past, ages = blank(mind.spec, 1, 1), []
+    model = lambda _, __, begins: jnp.argmax(begins[::-1]).astype(float) + 1
+    for ended in (False, False, True, False, False, False, False, False):
+        past = past._replace(terminated=jnp.full((1, 1), ended))
+        state = dataclasses.replace(state, replay=state.replay.push(past))
+        spied = eqx.tree_at(lambda mind: mind.model, mind, _Spy(model))
+        ages.append(int(spied._drift(state)))
+    assert ages == [1, 2, 3, 1, 2, 3, 4, 4]
+
+
+class _Spy:
+    """A model that is only asked how far it strays."""
+
+    def __init__(self, drift):
+        self.drift = drift
+
+
 def test_schedules_begin_anew_at_an_alarm(small):
     """A life whose rate has fallen to 0 learns nothing any more, unless it was alarmed."""
     mind = small(schedule="cosine", steps=10, updates=1)
@@ -294,6 +315,8 @@ def test_surprise_raises_learning_and_a_gate_skips_it(small):
     assert count(0.1, 90) == 0 and count(0.9, 90) == 2
     assert count(0.1, 3) == count(0.9, 3) == 8
     assert count(0.1, 90, step=2) == 2
+    faint = small(updates=1, gate="threshold", gating=dict(threshold=0.5, gain=0.1))
+    assert int(faint._count(arousal(90), True, ended)) == 1
 
 
 @pytest.mark.parametrize(

@@ -46,6 +46,7 @@ def test_another_assigner_brings_its_own_settings():
             "pendulum-sac-eqprop-predictive",
         ),
         (dict(world="Pendulum-v1", agent="living"), "pendulum-living"),
+        (dict(world="LunarLander-v3"), "lunarlander-angc"),
     ],
 )
 def test_the_usual_preset_is_taken_and_a_twin_only_if_asked_for(wanted, preset):
@@ -56,6 +57,28 @@ def test_a_world_without_a_preset_gets_the_agents_defaults():
     name, table = agents.choose("Elsewhere-v0", agent="dqn", assigner="eqprop")
     assert name == "" and table["agent"]["assigner"] == "eqprop"
     assert agents.resolve(table).agent["normalise"] is True
+
+
+@pytest.mark.parametrize(
+    ("world", "agent"), [("gymnasium:CartPole-v1", "dqn"), ("gymnasium:Pendulum-v1", "sac")]
+)
+def test_where_no_agent_is_named_one_that_can_act_there_is_taken(world, agent):
+    name, table = agents.choose(world)
+    assert name == "" and table["agent"]["name"] == agent
+
+
+def test_another_planner_takes_the_settings_that_it_shares():
+    """Settings of the planner before are left behind; those that are given must be its own."""
+    table = agents.read_preset("pendulum-living")
+    for planner in ("cem", "settling"):
+        plan = agents.resolve(agents.override(table, [f"agent.planner={planner}"])).agent["plan"]
+        assert plan["horizon"] == table["agent"]["plan"]["horizon"]
+    assert "samples" not in plan and plan["steps"] == 10
+    given = ["agent.plan.steps=3", "agent.planner=settling"]
+    assert agents.resolve(agents.override(table, given)).agent["plan"]["steps"] == 3
+    with pytest.raises(InputError, match=r"agent\.plan\.temperature"):
+        given = ["agent.planner=cem", "agent.plan.temperature=1.0"]
+        agents.resolve(agents.override(table, given))
 
 
 @pytest.mark.parametrize(
@@ -119,6 +142,7 @@ def test_seeds_out_of_range_are_refused(count):
         ("{at=0, motor=-1.0}", "needs at"),
         ("{at=9, moter=-1.0}", "did you mean 'motor'"),
         ("{at=9, motor='x'}", "world.change.motor"),
+        ("{at=1_000_000, motor=-1.0}", "never"),
         ("9", "world.change is 9"),
     ],
 )

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from anima.core.errors import InputError
+from anima.core.files import write_atomically
 from anima.run import checkpoint
 
 NOTES = {"sums": {"cost": 0.1 + 0.2}, "rows": [{"epoch": 1}]}
@@ -196,13 +197,13 @@ def full_disk(tmp_path):
 
 
 def test_files_are_written_whole_or_not_at_all(tmp_path, monkeypatch):
-    checkpoint.write_atomically(tmp_path / "a.json", json.dumps([1]))
+    write_atomically(tmp_path / "a.json", json.dumps([1]))
 
     def refuse(*args):
         raise OSError(errno.EROFS, "Read-only file system")
 
     monkeypatch.setattr(os, "replace", refuse)
     with pytest.raises(InputError, match=r"cannot write .*Read-only"):
-        checkpoint.write_atomically(tmp_path / "a.json", "x")
+        write_atomically(tmp_path / "a.json", "x")
     assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
     assert json.loads((tmp_path / "a.json").read_text()) == [1]

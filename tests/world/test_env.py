@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from anima.core.errors import InputError
-from anima.world.classic import CLASSIC, CartPole, CartPoleSwingUp, Pendulum
+from anima.world.classic import CLASSIC, CartPole, CartPoleSwingUp, Pendulum, altered
 from anima.world.env import Continuous, Discrete, Moments, begin, make, proceed
 from anima.world.host import hosted
 
@@ -322,3 +322,21 @@ def test_a_changed_world_moves_as_its_physics_say():
     world = Pendulum(gravity=1.5)
     moved = world.step(jnp.asarray([2.0, 0.5]), jnp.asarray([1.0]), key)[0]
     np.testing.assert_allclose(world.observe(moved), seen, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", CLASSIC)
+def test_altered_physics_are_gymnasiums_to_draw(name):
+    """What is offered as anima/NAME moves as our own world does, and looks as gymnasium's."""
+    constant = {"CartPole-v1": {"motor": -1.0}, "Pendulum-v1": {"gravity": 15.0}}.get(name, {})
+    hosted("CartPoleSwingUp-v0")  # which offers them
+    environment = gymnasium.make(f"anima/{name}", physics=constant, render_mode="rgb_array")
+    environment.reset(seed=0)
+    inner, world = environment.unwrapped, altered(name, constant)
+    before, action = inner.state, environment.action_space.sample()
+    seen, reward, *_ = environment.step(action)
+    state, expected, _ = world.step(before, jnp.asarray(action), jax.random.key(0))
+    np.testing.assert_allclose(seen, world.observe(state), rtol=1e-5, atol=1e-6)
+    assert reward == pytest.approx(float(expected), rel=1e-5)
+    picture = environment.render()
+    assert picture.ndim == 3 and picture.std() > 1
+    environment.close()

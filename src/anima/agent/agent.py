@@ -5,7 +5,9 @@ Stable-Baselines3's `evaluate_policy` gives and returns what it expects.
 """
 
 import inspect
+import io
 import json
+import zipfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -18,6 +20,7 @@ import numpy as np
 from anima.agent.life import AbstractLives, decided, lives, longest
 from anima.agent.mind import AbstractMind
 from anima.core.errors import DivergedError, InputError, nearest
+from anima.core.files import write_bytes_atomically
 from anima.world.env import AbstractWorld, Discrete, make
 from anima.world.host import Hosted
 
@@ -79,9 +82,11 @@ class AbstractAgent:
 
         **Raises:** `InputError` if there is no step to take; `DivergedError` if learning diverged.
         """
-        if not isinstance(total_steps, int) or total_steps < 1:
-            raise InputError(f"learn: total_steps is {total_steps!r}: it must be at least 1")
-        cycles = -(-total_steps // self.mind.cycle)
+        if not isinstance(total_steps, int | np.integer) or total_steps < 1:
+            raise InputError(
+                f"learn: total_steps is {total_steps!r}: it must be a whole number of at least 1"
+            )
+        cycles = -(-int(total_steps) // self.mind.cycle)
         chunk = longest(self.mind)
         for begun in range(0, cycles, chunk):
             charts, endings = self.lives.advance(min(chunk, cycles - begun))
@@ -139,11 +144,9 @@ class AbstractAgent:
             "settings": _plain(self.settings),
         }
         held: dict[str, Any] = {f"/{jax.tree_util.keystr(at)}": _numbers(x) for at, x in leaves}
-        try:
-            with Path(path).open("wb") as file:
-                np.savez(file, header=np.array(json.dumps(header)), **held)
-        except OSError as error:
-            raise InputError(f"cannot save {path}: {error.strerror or error}") from error
+        content = io.BytesIO()
+        np.savez(content, header=np.array(json.dumps(header)), **held)
+        write_bytes_atomically(Path(path), content.getvalue())
 
     def close(self) -> None:
         """Gives back what its worlds hold."""
@@ -217,12 +220,12 @@ def _plain(settings: dict[str, Any]) -> dict[str, Any]:
 
 def _read(path: str | Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with Path(path).open("rb") as raw, np.load(raw, allow_pickle=False) as file:
             return json.loads(str(file["header"])), {
                 k: file[k] for k in file.files if k != "header"
             }
-    except (OSError, ValueError, KeyError) as error:
-        raise InputError(f"cannot read the agent {path}: {error}") from error
+    except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
+        raise InputError(f"cannot read the agent {path}: {error or 'it is empty'}") from error
 
 
 def _numbers(leaf: Any) -> np.ndarray:

@@ -92,7 +92,7 @@ class Alarm(eqx.Module):
 class LivingState(eqx.Module):
     """What it knows, what it remembers and how it feels.
 
-    `drift`: the last open-loop error that could be measured. `alarms`: how often it was alarmed.
+    `drift`: the open-loop error of the steps just lived. `alarms`: how often it was alarmed.
     """
 
     model: ModelState
@@ -247,6 +247,7 @@ class LivingMind(AbstractMind):
             "drift": state.drift,
             "skipped": jnp.asarray(count == 0, float),
             "updates": jnp.asarray(count, float),
+            "threshold": threshold,
             "alarms": state.alarms.astype(float),
         }
 
@@ -268,7 +269,7 @@ class LivingMind(AbstractMind):
         """How many updates this step makes: a plain number wherever nothing changes it."""
         count: Any = max(self.updates, 1)
         if self.gate is not None:
-            count = jnp.where(admitted, round(count * self.gate.gain), 0)
+            count = jnp.where(admitted, max(round(count * self.gate.gain), 1), 0)
         if self.alarm.factor:
             count = jnp.where(self._shaken(arousal), self.alarm.boost, 1) * count
         return count + jnp.where(ended, self.sleep, 0) if self.sleep else count
@@ -288,8 +289,9 @@ class LivingMind(AbstractMind):
 
         zero = jnp.zeros(())
         begun = state.model, {name: zero for name in ("cost", "energy", "residual", "result")}
-        # What no step goes without is looked up at once; a gate lets some steps go without any.
-        least = max(self.updates, 1) if self.gate is None else 0
+        if self.gate is not None:
+            return jax.lax.fori_loop(0, count, update, begun)
+        least = max(self.updates, 1)  # what no step goes without is looked up at once
         usual = scan(lambda loop, i: (update(i, loop), None), begun, jnp.arange(least))[0]
         return jax.lax.fori_loop(least, count, update, usual)
 
@@ -303,11 +305,11 @@ class LivingMind(AbstractMind):
         return state.replay.back(age)
 
     def _drift(self, state: LivingState) -> Scalar:
-        """The open-loop error over the last `lookahead` steps, if they were of one episode."""
+        """The open-loop error over the last `lookahead` steps, or what there is of this episode."""
         age = jnp.arange(self.lookahead - 1, -1, -1)
         past = state.replay.back(age)
-        whole = (state.replay.filled >= self.lookahead) & ~jnp.any(past.ended[:-1])
-        return jnp.where(whole, self.model.drift(state.model, past), state.drift)
+        begins = jnp.concatenate([jnp.ones(1, bool), past.ended[:-1]])
+        return self.model.drift(state.model, past, begins | (age >= state.replay.filled - 1))
 
     # Looking at it.
 
@@ -459,7 +461,7 @@ class Living(AbstractAgent):
     """A living agent; settings are those of `living`.
 
     >>> agent = Living("CartPole-v1", seed=0).learn(300)
-    >>> action, plan = agent.predict(observation)
+    >>> action, plan = agent.predict(observation, episode_start=np.ones(1, bool))
     >>> action, plan = agent.predict(observation, state=plan)
     """
 

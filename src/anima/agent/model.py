@@ -16,7 +16,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from anima.act.plan import Code, information_gain
 from anima.circuit.circuit import AbstractCircuit
@@ -130,15 +130,21 @@ class WorldModel(eqx.Module):
         target = state.moved.normalise(past.following - past.observation)
         return self._question(state, past.observation, code), target
 
-    def drift(self, state: ModelState, past: Transition) -> Scalar:
+    def drift(self, state: ModelState, past: Transition, begins: Bool[Array, " k"]) -> Scalar:
         """How far imagination strays from what was lived, open loop over consecutive transitions.
 
         The root mean square distance at their end, in standard deviations of what is seen.
+        Imagination sets out from what was seen at each of `begins`, so the last of them counts.
         """
         codes = self.spec.action.code(past.action)
+
+        def step(belief, now):
+            code, seen, begins = now
+            belief = Belief(jnp.where(begins, seen, belief.seen), belief.gain)
+            return self.imagine(state, belief, code), None
+
         first = Belief(past.observation[0], jnp.zeros(()))
-        step = lambda belief, code: (self.imagine(state, belief, code), None)
-        last, _ = jax.lax.scan(step, first, codes)
+        last, _ = jax.lax.scan(step, first, (codes, past.observation, begins))
         gap = (last.seen - past.following[-1]) / state.seen.deviation
         return jnp.sqrt(jnp.mean(jnp.clip(gap, -1e3, 1e3) ** 2))
 

@@ -82,7 +82,6 @@ def learn(options: argparse.Namespace) -> int:
 def live(options: argparse.Namespace) -> int:
     """`anima live ENV`: let an agent live and learn in an environment."""
     from anima.run import agents, folder
-    from anima.run import config as configs
     from anima.run import live as lived
     from anima.run.metrics import check_tensorboard
 
@@ -96,7 +95,7 @@ def live(options: argparse.Namespace) -> int:
     settings = list(options.set)
     if options.steps is not None:
         settings.append(f"live.steps={options.steps}")
-    config = agents.resolve(configs.override(table, settings, agents.resolve))
+    config = agents.resolve(agents.override(table, settings))
     out = _out(options)
     if out:
         folder.check_free(out)
@@ -389,8 +388,8 @@ def _say(options: argparse.Namespace, result: dict[str, Any], lines: list[str]) 
 
 
 def _write(out: Path, name: str, result: dict[str, Any]) -> None:
+    from anima.core.files import write_atomically
     from anima.run import folder
-    from anima.run.checkpoint import write_atomically
 
     folder.make(out)
     write_atomically(out / name, json.dumps(result, indent=1))

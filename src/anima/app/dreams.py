@@ -14,8 +14,8 @@ import numpy as np
 from anima.app import figures
 from anima.app.report import as_png
 from anima.core.errors import InputError
+from anima.core.files import write_bytes_atomically
 from anima.learn.memory import Memory
-from anima.run.checkpoint import write_bytes_atomically
 from anima.run.folder import Trained
 
 MOST = 10_000  # dreams at once

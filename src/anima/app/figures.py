@@ -74,12 +74,15 @@ def learning_curve(rows: Rows, twin: Rows = (), *, judged: str = "test") -> "Fig
     return _say(figure, f"Learning curves over {len(rows)} epoch(s). {'; '.join(said)}.")
 
 
-def life_curve(rows: Rows, surprise_is: str = "mean |TD error|") -> "Figure":
+def life_curve(
+    rows: Rows, surprise_is: str = "mean |TD error|", changed: float | None = None
+) -> "Figure":
     """Greedy return and surprise over environment steps, with 95% intervals over seeds.
 
     **Arguments:** `rows`, as in the `metrics.jsonl` of a run of agents: `seed`, `step`,
     `judged_return` and `surprise`. The line is the interquartile mean over seeds; with several
-    seeds its bootstrap interval is shaded and every seed is a thin line.
+    seeds its bootstrap interval is shaded and every seed is a thin line. `changed`: the step at
+    which the world became another, which is marked.
 
     **Raises:** `InputError` if there is no row, or a row lacks one of the keys.
     """
@@ -94,6 +97,8 @@ def life_curve(rows: Rows, surprise_is: str = "mean |TD error|") -> "Figure":
         ):
             _seed_lines(axes, steps, values)
             _head(axes, head)
+            if changed is not None:
+                axes.axvline(changed, color=RED, linewidth=1.0, linestyle=DASHES[1])
         _span(below, surprise)
         _whole_numbers(below, [steps], "Environment step")
         _name_ends(above, {f"{middle[-1]:.1f}": float(middle[-1])})
@@ -133,23 +138,33 @@ def imagined_futures(
         for row, name in enumerate(names):
             axes = figure.add_subplot(grid[row, 0])
             _quiet(axes)
+            draw = lambda path, name=name, axes=axes, **look: axes.plot(_cut(name, path), **look)
             for index in order:
-                axes.plot(paths[name][index], color=_heat(float(rank[index])), linewidth=0.7)
+                draw(paths[name][index], color=_heat(float(rank[index])), linewidth=0.7)
             axes.axhline(wanted[name], color=QUIET, linewidth=0.8, linestyle=(0, (1, 2)))
-            axes.plot(best[name], color=RED, linewidth=2.0, label="the plan")
+            draw(best[name], color=RED, linewidth=2.0, label="the plan")
             seen = lived[name][: len(best[name])]
-            axes.plot(seen, color=INK, linewidth=1.4, linestyle=DASHES[1], label="what came")
+            draw(seen, color=INK, linewidth=1.4, linestyle=DASHES[1], label="what came")
             _head(axes, name.replace("_", " ").capitalize())
             if row == 0:
                 axes.legend(frameon=False, fontsize=_SMALL, loc="best")
             if row == len(names) - 1:
-                axes.set_xlabel("Imagined step")
+                _whole_numbers(axes, [np.arange(len(best[name]))], "Imagined step")
         _energies_by_action(figure.add_subplot(grid[:, 1]), first, energies, rank)
     return _say(
         figure,
         f"{len(energies)} imagined futures over {len(best[names[0]]) - 1} steps: energies from "
         f"{energies.min():.3g} (the plan) to {energies.max():.3g}.",
     )
+
+
+def _cut(name: str, path: np.ndarray) -> np.ndarray:
+    """A path to draw: an angle that goes round leaves a gap, not a line from pi to -pi."""
+    if name != "angle":
+        return path
+    path = np.array(path, dtype=float)
+    path[1:][np.abs(np.diff(path)) > math.pi] = np.nan
+    return path
 
 
 def _energies_by_action(axes: "Axes", first: np.ndarray, energies: np.ndarray, rank: np.ndarray):
@@ -215,12 +230,14 @@ def dreamt_states(
         panels = np.atleast_1d(figure.subplots(len(lived), 1, sharex=True))
         for axes, (name, values) in zip(panels, lived.items(), strict=True):
             _quiet(axes)
-            axes.plot(values, color=INK, linewidth=1.0, label="lived")
-            for begun, dream in dreams:
+            for index, (begun, dream) in enumerate(dreams):
                 where = np.arange(begun, begun + len(dream[name]))
-                axes.plot(where, dream[name], color=BLUE, linewidth=1.8, alpha=0.9)
+                said = dict(label="dreamt") if index == 0 else {}
+                axes.plot(where, _cut(name, dream[name]), color=BLUE, linewidth=1.8, **said)
                 axes.plot(begun, dream[name][0], "o", color=BLUE, markersize=3.5)
+            axes.plot(_cut(name, values), color=INK, linewidth=0.9, label="lived")
             _head(axes, name.replace("_", " ").capitalize())
+        panels[0].legend(frameon=False, fontsize=_SMALL, loc="best", ncols=2)
         panels[-1].set_xlabel("Step")
     length = len(next(iter(dreams[0][1].values()))) - 1
     return _say(figure, f"{len(dreams)} dreams of {length} steps beside {len(values) - 1} lived.")

@@ -1,8 +1,10 @@
 """A film of what an agent does: one greedy episode, as a GIF."""
 
+import contextlib
 import io
 import os
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -15,7 +17,11 @@ from anima.core.errors import InputError
 from anima.world.env import Transition
 from anima.world.host import Host, hosted
 
-_MOST_FRAMES, _WIDTH = 150, 360
+Physics = Mapping[str, float]
+UNCHANGED: Physics = {}
+"""No constant of the world's physics altered."""
+
+_MOST_FRAMES, _WIDTH, _LAST = 150, 360, 1000  # frames; pixels; milliseconds of the last frame
 
 
 class Instant(NamedTuple):
@@ -39,56 +45,71 @@ def episode(mind: AbstractMind, state: Any, host: Host, *, seed: int) -> Iterato
         yield Instant(seen[0], jax.tree.map(lambda leaf: leaf[0], before), happened)
 
 
-def stage(name: str, seed: int, **arguments: Any) -> Host | None:
-    """gymnasium's world of this name, to look at; `None` where gymnasium has none."""
+def stage(name: str, seed: int, physics: Physics, **arguments: Any) -> Host | None:
+    """gymnasium's world of this name, to look at; `None` where gymnasium has none.
+
+    Where `physics` were altered it is our own that is looked at.
+    """
     source, _, rest = name.partition(":")
     if source == "gymnax" and rest:
         return None
+    if physics:
+        return hosted(f"anima/{name}").open([seed], physics=dict(physics), **arguments)
     try:
         return hosted(rest if source == "gymnasium" and rest else name).open([seed], **arguments)
     except InputError:
         return None
 
 
-def played(mind: AbstractMind, state: Any, name: str, *, seed: int) -> tuple[bytes, str] | None:
-    """A GIF of one greedy episode in gymnasium's environment, and a caption.
+def played(
+    mind: AbstractMind, state: Any, name: str, *, seed: int, physics: Physics = UNCHANGED
+) -> tuple[bytes, str] | None:
+    """A GIF of one greedy episode, and a caption.
 
     Long episodes are shown in up to 150 frames, faster than they were lived. `None` where there
-    is nothing to see: gymnax's worlds, and environments that cannot draw themselves.
+    is nothing to see: gymnax's worlds, and environments that cannot draw themselves, which must
+    not cost a life its report; it warns of what failed.
     """
     for device in ("SDL_VIDEODRIVER", "SDL_AUDIODRIVER"):
         os.environ.setdefault(device, "dummy")  # pygame draws in memory: no screen, no sound
-    host = stage(name, seed, render_mode="rgb_array")
-    try:
-        frames: list[Any] = [host.render()] if host else [None]
-    except InputError:
+    host = stage(name, seed, physics, render_mode="rgb_array")
+    if host is None:
         return None
-    if host is None or frames[0] is None:
+    with contextlib.closing(host):
+        try:
+            return _played(mind, state, host, seed)
+        except Exception as error:  # whatever someone's environment raises as it is drawn
+            warnings.warn(f"no film of {name}: {error}", stacklevel=2)
+            return None
+
+
+def _played(mind: AbstractMind, state: Any, host: Host, seed: int) -> tuple[bytes, str] | None:
+    try:
+        frames: list[Any] = [host.render()]
+    except InputError:  # it cannot draw itself
+        return None
+    if frames[0] is None:
         return None
     score = 0.0
     for instant in episode(mind, state, host, seed=seed):
         score += float(instant.happened.reward)
         if not instant.happened.ended:
             frames.append(host.render())
-    rate = host.rate
-    host.close()
-    return _gif(frames, rate), f"One greedy episode of {len(frames)} steps: return {score:.1f}."
+    return _gif(
+        frames, host.rate
+    ), f"One greedy episode of {len(frames)} steps: return {score:.1f}."
 
 
 def _gif(frames: list[np.ndarray], rate: float) -> bytes:
     from PIL import Image
 
     every = -(-len(frames) // _MOST_FRAMES)
-    images = [Image.fromarray(frame) for frame in frames[::every]]
+    images = [Image.fromarray(frame) for frame in frames[::-every][::-1]]  # the end among them
     small = (_WIDTH, round(_WIDTH * images[0].height / images[0].width))
     pictures = [image.resize(small).quantize(32) for image in images]
+    pauses = [max(20, round(1000 / rate))] * (len(pictures) - 1) + [_LAST]
     into = io.BytesIO()
     pictures[0].save(
-        into,
-        "GIF",
-        save_all=True,
-        append_images=pictures[1:],
-        duration=max(20, round(1000 / rate)),
-        loop=0,
+        into, "GIF", save_all=True, append_images=pictures[1:], duration=pauses, loop=0
     )
     return into.getvalue()

@@ -12,7 +12,7 @@ from anima.act.preference import READINGS
 from anima.agent.living import LivingMind
 from anima.agent.model import Belief
 from anima.app import figures
-from anima.app.film import Instant, episode, stage
+from anima.app.film import UNCHANGED, Instant, Physics, episode, stage
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -22,14 +22,22 @@ Drawn = dict[str, "tuple[Figure, str]"]
 _LONGEST, _MOST_PANELS, _DREAM = 200, 4, 25
 
 
-def living_figures(mind: LivingMind, state: Any, name: str, rows: list, *, seed: int) -> Drawn:
+def living_figures(
+    mind: LivingMind,
+    state: Any,
+    name: str,
+    rows: list,
+    *,
+    seed: int,
+    physics: Physics = UNCHANGED,
+) -> Drawn:
     """The model's errors over the life, and from one greedy episode: imagined futures, dreams."""
     errors = figures.model_errors(rows, mind.lookahead)
     caption = (
         "How wrong the world model is: one step ahead before it learns from that step, and after "
-        f"{mind.lookahead} steps of imagination alone."
+        f"up to {mind.lookahead} steps of imagination alone, over steps that it has learnt from."
     )
-    host = stage(name, seed)
+    host = stage(name, seed, physics)
     if host is None:
         return {"model": (errors, caption)}
     lived = []

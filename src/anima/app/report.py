@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from anima.app.figures import alt_text
 from anima.core.errors import InputError
-from anima.run.checkpoint import write_bytes_atomically
+from anima.core.files import write_bytes_atomically
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -80,7 +80,7 @@ def write_life(
         save_weights(out / f"{stem}.safetensors", circuit)
     mind, name = living.mind, living.config.world["name"]
     drawn = _life_figures(living, first, outcome)
-    films = {"policy": played(mind, first, name, seed=living.seed)}
+    films = {"policy": played(mind, first, name, seed=living.seed, physics=living.physics)}
     if isinstance(mind, LivingMind):
         born = jax.jit(mind.init)(jax.random.key(living.seed))
         before = played(mind, born, name, seed=living.seed)
@@ -101,10 +101,15 @@ def _life_figures(living: Living, first: Any, outcome: Lived):
     """The life's curve; of an agent that imagines, what it imagines as well."""
     mind, name = living.mind, living.config.world["name"]
     caption = "Return and surprise as the life goes on; a judged agent does not explore."
+    changed = living.config.world.get("change", {}).get("at")
+    if changed is not None:
+        caption += " At the dashed line the physics of the world changed."
     if not isinstance(mind, LivingMind):
-        return {"life": (figures.life_curve(outcome.rows), caption)}
-    curve = figures.life_curve(outcome.rows, "energy that reality adds to what was foreseen")
-    more = living_figures(mind, first, name, outcome.rows, seed=living.seed)
+        return {"life": (figures.life_curve(outcome.rows, changed=changed), caption)}
+    added = "energy that reality adds to what was foreseen"
+    curve = figures.life_curve(outcome.rows, added, changed)
+    physics = living.physics
+    more = living_figures(mind, first, name, outcome.rows, seed=living.seed, physics=physics)
     return {"life": (curve, caption)} | more
 
 

@@ -7,7 +7,7 @@ the recipe's signature, as in `anima.run.config`, whose machinery this uses.
 import dataclasses
 import inspect
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import resources
 from typing import Any
 
@@ -25,12 +25,13 @@ from anima.core.errors import InputError, nearest, pick
 from anima.learn.gate import GATES
 from anima.run.config import Table
 from anima.world.classic import altered
-from anima.world.env import Spec
+from anima.world.env import Discrete, Spec, make
 
 AGENTS: dict[str, type[AbstractAgent]] = {
     agent.name: agent for agent in (DQN, ANGC, REINFORCE, PPO, SAC, DDPG, SVG0, Synapse, Living)
 }
-DEFAULT = "dqn"
+DEFAULT, CONTINUOUS = "dqn", "sac"
+"""Who lives where no agent is named and no preset is at hand, by the world's actions."""
 
 _MOST_STEPS = 2**31 - 1
 _MOST_SEEDS = 256
@@ -134,8 +135,32 @@ def resolve(table: Table) -> LiveConfig:
         agent=_agent(table.get("agent", {"name": DEFAULT})),
         live=live,
     )
+    at = world.get("change", {}).get("at", 0)
+    if at >= live.steps:
+        raise InputError(
+            f"world.change happens after step {at:.0f}, and live.steps is {live.steps}: it would "
+            "never happen"
+        )
     _refuse_negative(config)
     return config
+
+
+def override(table: Table, assignments: Sequence[str]) -> Table:
+    """`configs.override`; where it names another planner or gate, that has the settings it shares
+    with the one before, and the others are left behind.
+
+    **Raises:** `InputError` as there.
+    """
+    names = {f"{section}{name}" for name, _, _ in _IMAGINED for section in ("", "agent.")}
+    naming = [text for text in assignments if text.partition("=")[0].strip() in names]
+    found = configs.override(table, naming, resolve)
+    agent = found.get("agent", {})
+    for name, settings, classes in _IMAGINED:
+        if settings in agent and agent.get(name) in classes:
+            known = [field.name for field in dataclasses.fields(classes[agent[name]])]
+            agent[settings] = {k: v for k, v in agent[settings].items() if k in known}
+    rest = [text for text in assignments if text not in naming]
+    return configs.override(found, rest, resolve)
 
 
 def dump(config: LiveConfig, header: Table) -> str:
@@ -187,10 +212,14 @@ def _world(table: Table) -> Table:
     return world
 
 
+_IMAGINED = (("planner", "plan", PLANNERS), ("gate", "gating", GATES))
+"""What an agent may name, the table of its settings, and what there is."""
+
+
 def _imagining(agent: Table) -> Table:
     """The settings of an agent that plans, those of its planner and its gate complete."""
     found: Table = {}
-    for name, table, classes in (("planner", "plan", PLANNERS), ("gate", "gating", GATES)):
+    for name, table, classes in _IMAGINED:
         if agent.get(name):
             made = pick(f"agent.{name}", agent[name], classes)
             given = agent.get(table, {})
@@ -229,7 +258,8 @@ def _nearest_preset(wanted: dict[str, str | None]) -> tuple[str, Table]:
             table = zoo[name]
             rest = {k: v for k, v in table["agent"].items() if k not in ("credit", "circuit")}
             return name, table | {"agent": rest | {"assigner": wanted["assigner"]}}
-    agent: Table = {"name": wanted["agent"] or DEFAULT}
+    chooses = lambda: isinstance(make(str(wanted["world"])).spec.action, Discrete)
+    agent: Table = {"name": wanted["agent"] or (DEFAULT if chooses() else CONTINUOUS)}
     if "normalise" in inspect.signature(AGENTS[agent["name"]].recipe).parameters:
         agent["normalise"] = True
     if wanted["assigner"]:
@@ -237,13 +267,13 @@ def _nearest_preset(wanted: dict[str, str | None]) -> tuple[str, Table]:
     return "", {"world": {"name": wanted["world"]}, "agent": agent}
 
 
-def _unusual(table: Table) -> tuple[int, bool, bool]:
-    """How late its agent comes in `AGENTS`, whether its assigner is not the usual one, a twin."""
+def _unusual(table: Table) -> tuple[bool, int, bool]:
+    """Whether it is a twin, how late its agent comes in `AGENTS`, an assigner not the usual one."""
     found = _of(table)
     known = inspect.signature(AGENTS[str(found["agent"])].recipe).parameters
     usual = known["assigner"].default if "assigner" in known else None
     assigner = found["assigner"]
-    return list(AGENTS).index(str(found["agent"])), assigner != usual, assigner == "backprop"
+    return assigner == "backprop", list(AGENTS).index(str(found["agent"])), assigner != usual
 
 
 def _of(table: Table) -> dict[str, str | None]:

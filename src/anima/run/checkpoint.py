@@ -13,7 +13,6 @@ import errno
 import hashlib
 import json
 import logging
-import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -24,6 +23,7 @@ import jax
 import numpy as np
 
 from anima.core.errors import InputError
+from anima.core.files import write_atomically
 
 _SPARE = 1 << 16  # bytes that a checkpoint needs beside its arrays
 
@@ -104,23 +104,6 @@ def restore(
 def newest(folder: Path) -> int | None:
     """The step of the newest checkpoint, or `None`."""
     return max(_steps(folder), default=None)
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Writes a text file whole or not at all."""
-    write_bytes_atomically(path, text.encode())
-
-
-def write_bytes_atomically(path: Path, content: bytes) -> None:
-    """Writes a file whole or not at all; raises `InputError` when the disk refuses."""
-    partial = path.with_name(f".{path.name}.part")
-    try:
-        partial.write_bytes(content)
-        os.replace(partial, path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
-        raise InputError(f"cannot write {path}: {error.strerror or error}; make room") from error
 
 
 def _read(folder: Path, step: int, like: Any, check: Callable) -> Checkpoint:

@@ -14,9 +14,9 @@ from jaxtyping import Array, Float
 import anima.run.config as configs
 from anima.circuit.circuit import AbstractCircuit
 from anima.core.errors import InputError
+from anima.core.files import write_atomically
 from anima.learn.learner import Learner
 from anima.learn.memory import Memory
-from anima.run.checkpoint import write_atomically
 from anima.run.config import Config
 from anima.run.evaluate import Images, outputs
 from anima.run.memory import load_memory

@@ -20,9 +20,9 @@ from anima.agent.agent import check_finite
 from anima.agent.life import AbstractLives, CompiledLives, lives, longest, offer_cores
 from anima.agent.living import LivingMind
 from anima.core.errors import DivergedError, InputError
+from anima.core.files import write_atomically
 from anima.run import agents, checkpoint, folder
 from anima.run.agents import LiveConfig
-from anima.run.checkpoint import write_atomically
 from anima.run.config import Table
 from anima.run.interrupt import asked_to_stop
 from anima.run.metrics import MetricsLog, Row
@@ -188,12 +188,20 @@ class Living:
         """Whether the physics of the world are still to change."""
         return 0 <= self.done < self.changes
 
+    @property
+    def physics(self) -> dict[str, float]:
+        """The constants of the world that are no longer the usual ones."""
+        return {} if self.world is self.usual else self._altered
+
+    @property
+    def _altered(self) -> dict[str, float]:
+        change = self.config.world["change"]
+        return {name: value for name, value in change.items() if name != "at"}
+
     def _change(self) -> None:
         """Lets the physics change if it is time, be it that the life was resumed after it."""
         if self.changes and not self.unchanged and self.world is self.usual:
-            change = self.config.world["change"]
-            physics = {name: value for name, value in change.items() if name != "at"}
-            self.world = altered(self.config.world["name"], physics)
+            self.world = altered(self.config.world["name"], self._altered)
             assert isinstance(self.lives, CompiledLives)  # as all worlds are that can change
             self.lives.enter(self.world)
 

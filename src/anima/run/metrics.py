@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from anima.core.errors import InputError
-from anima.run.checkpoint import write_atomically
+from anima.core.files import write_atomically
 
 Row = dict[str, Any]
 

@@ -11,7 +11,7 @@ from safetensors.numpy import save as to_bytes
 
 from anima.circuit.circuit import AbstractCircuit
 from anima.core.errors import InputError
-from anima.run.checkpoint import write_bytes_atomically
+from anima.core.files import write_bytes_atomically
 
 
 def save_weights(path: Path, circuit: AbstractCircuit) -> None:

@@ -1,12 +1,16 @@
-"""Our own compiled worlds, offered to gymnasium: others' agents can live there, and films be made.
+"""Our compiled worlds, offered to gymnasium: others' agents can live there, and films be made.
 
 >>> import gymnasium
 >>> from anima.world.export import offer
 >>> offer()
 >>> gymnasium.make("CartPoleSwingUp-v0", render_mode="rgb_array")
+
+Those that gymnasium has too are offered as `anima/NAME`, for their physics can be altered here:
+
+>>> gymnasium.make("anima/CartPole-v1", physics={"motor": -1.0})
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any
 
@@ -15,23 +19,35 @@ import jax
 import numpy as np
 from jaxtyping import PRNGKeyArray
 
-from anima.world.classic import OURS, CartPoleSwingUp
-from anima.world.env import ActionSpace, Discrete
+from anima.world.classic import COMPILED, OURS, altered
+from anima.world.env import AbstractWorld, ActionSpace, Discrete
 
 WIDTH, HEIGHT, METRES, LINE = 480, 280, 5.2, 5
 
 
 class Exported(gymnasium.Env):
-    """One of `OURS`, stepped on the host: the same equations, compiled one step at a time.
+    """A classic world, stepped on the host: the same equations, compiled one step at a time.
 
-    **Arguments:** `name`; `render_mode`, `"rgb_array"` or `None`.
+    **Arguments:** `name`; `render_mode`, `"rgb_array"` or `None`; `physics`, constants to alter.
+
+    **Raises:** `InputError` for a constant that the world has not.
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 20}  # noqa: RUF012 (gymnasium's)
 
-    def __init__(self, name: str, render_mode: str | None = None):
-        self.world, self._reset, self._step = _compiled(name)
+    def __init__(
+        self,
+        name: str,
+        render_mode: str | None = None,
+        physics: Mapping[str, float] | None = None,
+    ):
+        constants = tuple(sorted((physics or {}).items()))
+        self.world, self._reset, self._step = _compiled(name, constants)
         self.render_mode = render_mode
+        self._painter: Any = None  # gymnasium's own, for those that it can draw
+        if render_mode is not None and name not in OURS:
+            self._painter = gymnasium.make(name, render_mode=render_mode)
+            self._painter.reset()
         self.action_space = _space(self.world.spec.action)
         shape = (self.world.spec.observation,)
         self.observation_space = gymnasium.spaces.Box(-np.inf, np.inf, shape, np.float32)
@@ -52,23 +68,32 @@ class Exported(gymnasium.Env):
         """A picture of where it stands, (height, width, 3), if it was made to draw itself."""
         if self.render_mode is None:
             return None
+        if self._painter is not None:
+            self._painter.unwrapped.state = np.asarray(self.state)
+            return self._painter.render()
         from PIL import Image, ImageDraw
 
         scale = WIDTH / METRES
         image = Image.new("RGB", (WIDTH, HEIGHT), "white")
         draw = ImageDraw.Draw(image)
-        for points, colour in self.world.sketch(np.asarray(self.state)):
+        sketch = self.world.sketch  # type: ignore[attr-defined]
+        for points, colour in sketch(np.asarray(self.state)):
             dots = [(WIDTH / 2 + scale * x, HEIGHT / 2 - scale * y) for x, y in points]
             draw.line(dots, fill=colour, width=LINE, joint="curve")
         return np.asarray(image)
 
+    def close(self) -> None:
+        if self._painter is not None:
+            self._painter.close()
+
 
 def offer() -> None:
     """Enters our worlds in gymnasium's registry."""
-    for name, world in OURS.items():
-        if name not in gymnasium.registry:
+    for name, world in COMPILED.items():
+        own = name if name in OURS else f"anima/{name}"
+        if own not in gymnasium.registry:
             gymnasium.register(
-                id=name,
+                id=own,
                 entry_point="anima.world.export:Exported",
                 kwargs={"name": name},
                 max_episode_steps=world.spec.limit,
@@ -77,9 +102,11 @@ def offer() -> None:
 
 
 @cache
-def _compiled(name: str) -> tuple[CartPoleSwingUp, Callable, Callable]:
+def _compiled(
+    name: str, physics: tuple[tuple[str, float], ...]
+) -> tuple[AbstractWorld, Callable, Callable]:
     """A world, and its beginning and its step with what is then seen: compiled once for all."""
-    world = OURS[name]()
+    world = altered(name, dict(physics))
 
     def begin(key: PRNGKeyArray):
         state = world.reset(key)

@@ -322,8 +322,8 @@ def dqn(
     """
     if not isinstance(spec.action, Discrete):
         raise InputError(
-            f"dqn chooses one of n actions, {spec.name} takes {spec.action}: use sac, ddpg, svg0, "
-            "ppo, reinforce or synapse"
+            f"dqn and angc choose one of n actions, {spec.name} takes {spec.action}: use sac, "
+            "ddpg, svg0, ppo, reinforce or synapse"
         )
     check_counts(steps=steps, every=every, worlds=worlds, updates=updates, batch=batch)
     check_range("dqn", 0, math.inf, warmup=warmup)
