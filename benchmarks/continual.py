@@ -36,9 +36,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from anima.app import figures
+from anima.app.report import as_png
 from anima.circuit.circuit import AbstractCircuit
 from anima.circuit.hopfield import Hopfield
-from anima.core.files import write_atomically
+from anima.core.files import write_atomically, write_bytes_atomically
 from anima.learn.assigners import Backprop, EquilibriumPropagation
 from anima.learn.costs import CrossEntropy
 from anima.learn.gate import Quantile, Random
@@ -279,6 +281,7 @@ def command_of(options: argparse.Namespace, rows: dict[str, Any], usual: tuple[s
 
 
 METHODS = ("dreams", "naive", "buffer", "twin", "joint", "surprise", "random")
+DRAWN = ("dreams", "naive", "buffer", "twin")
 RATES = {"rate": 0.2, "twin_rate": 0.3, "image_rate": 0.1}
 
 
@@ -322,6 +325,21 @@ def main() -> None:
                 row |= summary(row["runs"], size, data)
                 told = command_of(options, rows, usual)
                 save(out, {"command": told, **settings, "rows": rows})
+    if not options.curve:
+        draw(rows, out.with_suffix(".png"))
+
+
+def draw(rows: dict[str, Any], path: Path) -> None:
+    """The picture of the lives that are in the file, of those ways that come task by task."""
+
+    def lived(run: dict[str, Any]) -> list[list[float]]:
+        each = [after["each"] for after in run["path"]]
+        return each[: len(each[0]) - 1] + each[-1:]  # the end is after the last sleep
+
+    chosen = [row for row in rows.values() if row["method"] in DRAWN]
+    ways = {row["method"]: np.array([lived(run) for run in row["runs"]]) for row in chosen}
+    if ways:
+        write_bytes_atomically(path, as_png(figures.tasks(ways)))
 
 
 def label(method: str, size: Size) -> str:

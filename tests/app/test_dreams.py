@@ -96,6 +96,7 @@ def test_the_report_shows_dreams_and_the_metrics_the_gate(run):
         (["--temperature", "-1"], "--temperature is -1.0"),
         (["--temperature", "nan"], "--temperature is nan"),
         (["--complete", "--count", "0"], "--count is 0"),
+        (["--complete", "--count", "9999"], "there are"),
         (["--complete", "--steps", "0"], "--steps is 0"),
         (["--complete", "--temperature", "1"], "a completion settles without noise"),
         (["--complete", "--label", "-1"], "label -1 was never learnt"),

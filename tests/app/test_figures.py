@@ -290,3 +290,24 @@ def test_receptive_fields_refuses_what_does_not_fit():
         receptive_fields(np.ones((4, 3)), (3, 3))
     with pytest.raises(InputError, match="not finite"):
         receptive_fields(np.full((4, 3), np.nan), (2, 2))
+
+
+def test_lives_of_tasks_show_what_is_kept():
+    kept = np.array([[[1.0, 0.0], [0.9, 0.8]], [[1.0, 0.0], [0.7, 0.6]]])
+    figure = figures.tasks({"dreams": kept, "naive": kept[:1] * [1.0, 0.0]})
+    assert "dreams 75.0, naive 45.0" in figures.alt_text(figure)
+    above, below = figure.axes
+    np.testing.assert_allclose(above.lines[0].get_ydata(), [100, 75])
+    np.testing.assert_allclose(below.lines[0].get_ydata(), [100, 80])
+    with pytest.raises(InputError, match="seeds, k, k"):
+        figures.tasks({"dreams": kept[:, :1]})
+    with pytest.raises(InputError, match="from 1 to 4"):
+        figures.tasks({})
+
+
+def test_what_a_gate_did_is_drawn_by_epoch():
+    rows = [{"epoch": e, "skipped": 0.4 * e, "threshold": 1 / e} for e in (1, 2)]
+    figure = figures.gating(rows)
+    assert "skipped 80 % of the updates; surprise above 0.5" in figures.alt_text(figure)
+    with pytest.raises(InputError, match="skipped"):
+        figures.gating([{"epoch": 1}])

@@ -43,6 +43,8 @@ def test_a_life_too_short_to_learn_says_so(tmp_path, capsys):
     assert main([*words, "--out", str(tmp_path / "run"), *late]) == 0
     assert "acts at random" in capsys.readouterr().err
     assert "acts at random" in (tmp_path / "run" / "report.html").read_text()
+    assert main(["evaluate", str(tmp_path / "run")]) == 0
+    assert "acts at random" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -86,9 +88,16 @@ def test_dreams_begin_where_life_was():
     dreams = [(at, {name: values[at : at + 4] for name, values in lived.items()}) for at in (0, 5)]
     figure = figures.dreamt_states(lived, dreams)
     assert "2 dreams of 3 steps beside 10 lived" in figures.alt_text(figure)
-    np.testing.assert_array_equal(figure.axes[1].lines[3].get_xdata(), [5, 6, 7, 8])
+    np.testing.assert_array_equal(figure.axes[1].lines[2].get_xdata(), [5, 6, 7, 8])
     with pytest.raises(InputError, match="no dream"):
         figures.dreamt_states(lived, [])
+
+
+def test_an_angle_that_goes_round_is_drawn_with_a_gap():
+    turning = {"angle": np.array([3.0, 3.1, -3.1, -3.0]), "spin": np.array([0.0, 9.0, 0.0, 0.0])}
+    figure = figures.dreamt_states(turning, [(0, turning)])
+    assert np.isnan(figure.axes[0].lines[0].get_ydata()).tolist() == [False, False, True, False]
+    assert not np.isnan(figure.axes[1].lines[0].get_ydata()).any()
 
 
 def test_model_errors_are_over_steps():

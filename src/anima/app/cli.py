@@ -224,9 +224,12 @@ def _to_complete(options: argparse.Namespace, header, how):
     """The first test images, of one label if it is named."""
     data = _data(header, options.data_dir)
     wanted = data.test_labels if options.label is None else options.label
-    chosen = (data.test_labels == wanted).nonzero()[0][: how.count]
+    chosen = (data.test_labels == wanted).nonzero()[0]
     if not len(chosen):
         raise InputError(f"--label {options.label}: no test image has it, so none can be completed")
+    if how.count > len(chosen):
+        raise InputError(f"--count is {how.count}: there are {len(chosen)} such test images")
+    chosen = chosen[: how.count]
     return data.test_images.reshape(len(data.test_images), -1)[chosen], data.test_labels[chosen]
 
 
@@ -294,6 +297,7 @@ def _evaluate_life(options: argparse.Namespace, path: Path) -> int:
         *_, seconds = living.restore(lambda message: print(f"anima: {message}", file=sys.stderr))
         scores = living.judge(later=True, episodes=episodes)
     result = lived.result(path, living, scores, seconds)
+    _tell_note(result)
     if out:
         _write(out, "evaluate.json", result)
     _say(options, result, _returns(result))
@@ -323,10 +327,14 @@ def _live(options, header, living, *, resume: bool) -> int:
             f"cannot write the report in {out}: {error.strerror or error}; the run itself is "
             f"saved: make room, then `anima resume {shlex.quote(str(out))}` writes it"
         ) from error
-    if "note" in result:
-        print(f"anima: {result['note']}", file=sys.stderr)
+    _tell_note(result)
     _say(options, result, [*_returns(result), f"run    {result['run']}", f"report {report}"])
     return DONE
+
+
+def _tell_note(result: dict[str, Any]) -> None:
+    if "note" in result:
+        print(f"anima: {result['note']}", file=sys.stderr)
 
 
 def _returns(result: dict[str, Any]) -> list[str]:

@@ -111,6 +111,72 @@ def life_curve(
     )
 
 
+def tasks(lives: Mapping[str, np.ndarray]) -> "Figure":
+    """Lives of tasks: what is known of all classes met so far, and what is left of the first ones.
+
+    **Arguments:** `lives`, up to four ways to remember -> (seeds, tasks, tasks): the accuracy, in
+    [0, 1], on the j-th task after the k-th was learnt. Lines are interquartile means over seeds,
+    shades their bootstrap intervals.
+
+    **Raises:** `InputError` if there is none, more than four, or one of another shape.
+    """
+    if not 1 <= len(lives) <= 4:
+        raise InputError(f"tasks: {len(lives)} lives: from 1 to 4 can be told apart")
+    for name, each in lives.items():
+        if np.ndim(each) != 3 or np.shape(each)[1] != np.shape(each)[2]:
+            raise InputError(
+                f"tasks: {name} has the shape {np.shape(each)}: (seeds, k, k) is meant"
+            )
+    ends: dict[str, float] = {}
+    with _style():
+        figure, (above, below) = _stacked()
+        for axes, so_far, head in (
+            (above, True, "Accuracy on all classes met so far (%)"),
+            (below, False, "Accuracy on those of the first task (%)"),
+        ):
+            last = {}
+            for index, (name, each) in enumerate(lives.items()):
+                count = each.shape[1]
+                known = [each[:, k, : k + 1 if so_far else 1].mean(1) for k in range(count)]
+                values, steps = 100 * np.stack(known, 1), np.arange(1, count + 1)
+                middle = np.array([iqm(column) for column in values.T])
+                look = _look(index, count)
+                axes.plot(steps, middle, **look)
+                if len(values) > 1:
+                    bounds = np.array([interval(column[:, None]) for column in values.T])
+                    axes.fill_between(
+                        steps, *bounds.T, color=look["color"], alpha=0.16, linewidth=0
+                    )
+                last[f"{name} {middle[-1]:.1f}"] = float(middle[-1])
+            axes.set_ylim(-4, 104)
+            _head(axes, head)
+            _name_ends(axes, last)
+            ends = ends or last
+        _whole_numbers(below, [steps], "Tasks learnt")
+    return _say(figure, f"Accuracy after all tasks, in per cent: {', '.join(ends)}.")
+
+
+def gating(rows: Rows) -> "Figure":
+    """What a surprise gate did: the share of updates it skipped so far, and its threshold.
+
+    **Arguments:** `rows`, one mapping per epoch: `epoch`, `skipped` in [0, 1], `threshold`.
+
+    **Raises:** `InputError` if no row has one of the keys.
+    """
+    epochs, skipped = _series("circuit", rows, "skipped")
+    _, threshold = _series("circuit", rows, "threshold")
+    with _style():
+        figure, (above, below) = _stacked()
+        _curves(above, {"circuit": (epochs, 100 * skipped)}, "Updates skipped (%)", "{:.0f} %")
+        _curves(below, {"circuit": (epochs, threshold)}, "Surprise that is learnt from", "{:.3g}")
+        _whole_numbers(below, [epochs], "Epoch")
+    return _say(
+        figure,
+        f"The gate skipped {100 * skipped[-1]:.0f} % of the updates; surprise above "
+        f"{threshold[-1]:.3g} was learnt from at the end.",
+    )
+
+
 def imagined_futures(
     paths: Mapping[str, np.ndarray],
     best: Mapping[str, np.ndarray],

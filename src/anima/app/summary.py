@@ -229,6 +229,9 @@ def _figures(training: Training, outcome: Outcome, data: Data, images: Array, he
             "Test examples by true class (rows) and answer (columns).",
         ),
     }
+    if training.config.gate:
+        caption = "What the surprise gate let be skipped so far, and its threshold, epoch by epoch."
+        drawn["gate"] = (figures.gating(of("circuit")), caption)
     first = circuit.synapses[f"input->{circuit.nodes[1].name}"]
     drawn["receptive-fields"] = (
         figures.receptive_fields(*_fields(first, tuple(header.shape))),

@@ -178,7 +178,9 @@ class Living:
         except DivergedError as error:
             last = checkpoint.newest(self.folder / "checkpoints")
             kept = (
-                f"checkpoint {last} is good and kept" if last is not None else "nothing was saved"
+                f"checkpoint {last} is good and kept"
+                if last is not None
+                else f"no checkpoint was made, so {self.folder} cannot be resumed"
             )
             raise DivergedError(f"{error}, and start a new run; {kept}") from error
         return jax.tree.map(np.asarray, charts), jax.tree.map(np.asarray, endings)
