@@ -61,6 +61,45 @@ def test_predict_takes_one_or_many_and_explores_if_asked(agent):
     assert set(tried) == {0, 1}
 
 
+class Stairs(gymnasium.Env):
+    """Up from 3 to 6, where it ends: one of n things is seen, and actions are called 5 and 6."""
+
+    observation_space = gymnasium.spaces.Discrete(4, start=3)
+    action_space = gymnasium.spaces.Discrete(2, start=5)
+
+    def reset(self, *, seed=None, options=None):
+        self.place = 3
+        return self.place, {}
+
+    def step(self, action):
+        assert self.action_space.contains(action)
+        self.place = min(self.place + int(action == 6), 6)
+        return self.place, -1.0, self.place == 6, False, {}
+
+
+@pytest.fixture
+def stairs():
+    gymnasium.register("Stairs-v0", entry_point=Stairs, max_episode_steps=9)
+    yield "Stairs-v0"
+    gymnasium.registry.pop("Stairs-v0")
+
+
+def test_what_is_one_of_n_is_seen_and_done_as_gymnasium_calls_it(stairs):
+    agent = DQN(stairs, **SMALL).learn(20)
+    environment = gymnasium.make(stairs)
+    seen, _ = environment.reset()
+    for _ in range(3):
+        action, _ = agent.predict(seen)
+        seen, *_ = environment.step(action)
+    many, _ = agent.predict(np.array([3, 4, 6]))
+    hot, _ = agent.predict(np.eye(4)[[0, 1, 3]])
+    np.testing.assert_array_equal(many, hot)
+    assert set(many) <= {5, 6}
+    for never in (2, 7, "no", {"place": 3}):
+        with pytest.raises(InputError, match="no observation of Stairs-v0"):
+            agent.predict(never)
+
+
 def test_the_protocol_of_evaluate_policy(agent):
     """What Stable-Baselines3's function does with a model, in its own words where installed."""
     environment = gymnasium.make("CartPole-v1", max_episode_steps=20)

@@ -104,13 +104,22 @@ class AbstractAgent:
     ) -> tuple[np.ndarray | np.integer, Any]:
         """What to do, for one observation or for a batch of them, and what is in mind then.
 
-        **Arguments:** `observation`, (n,) or (batch, n); `deterministic`, whether not to explore.
+        **Arguments:** `observation`, (n,) or (batch, n), or as gymnasium shows it;
+        `deterministic`, whether not to explore.
         `episode_start`, where episodes begin: agents that carry a thought from step to step then
         return it beside the action, to be given back as `state`. Without either it is `None`.
 
         **Raises:** `InputError` for an observation of another shape, or not finite.
         """
-        seen = np.asarray(observation, np.float32)
+        try:
+            seen = np.asarray(observation)
+            if isinstance(self.world, Hosted) and not np.issubdtype(seen.dtype, np.floating):
+                seen = self.world.reads(seen)
+            seen = np.asarray(seen, np.float32)
+        except (TypeError, ValueError, IndexError) as error:
+            raise InputError(
+                f"predict: no observation of {self.mind.spec.name}: {observation!r}"
+            ) from error
         if seen.ndim not in (1, 2) or seen.shape[-1] != self.mind.spec.observation:
             raise InputError(
                 f"predict: an observation of shape {seen.shape} where {self.mind.spec.name} shows "
@@ -128,7 +137,7 @@ class AbstractAgent:
         )
         action = np.asarray(self.mind.spec.action.clip(action))
         if isinstance(self.mind.spec.action, Discrete):
-            action = action.astype(np.int64)
+            action = action.astype(np.int64) + getattr(self.world, "first", 0)
         return (action if seen.ndim == 2 else action[0]), None if alone else state
 
     def save(self, path: str | Path) -> None:

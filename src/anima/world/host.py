@@ -39,9 +39,15 @@ from anima.world.env import (
 
 @dataclasses.dataclass(frozen=True)
 class Hosted:
-    """An environment of gymnasium: its spec, and how to open worlds of it."""
+    """An environment of gymnasium: its spec, and how to open worlds of it.
+
+    `reads` makes numbers of what gymnasium shows (one of n things is one-hot), `first` is what
+    gymnasium calls the first of n actions.
+    """
 
     spec: Spec
+    reads: Callable[[Any], np.ndarray] = dataclasses.field(default=lambda seen: seen, compare=False)
+    first: int = 0
 
     def open(self, seeds: Sequence[int], **arguments: Any) -> "Host":
         """One world per seed, each at the start of its first episode.
@@ -78,7 +84,8 @@ def hosted(name: str) -> Hosted:
     limit = environment.spec.max_episode_steps if environment.spec else None
     observation = _observation(name, environment.observation_space)
     action = _action(name, environment.action_space)
-    return Hosted(Spec(name, observation, action, limit or LONGEST))
+    reads, first = _reading(environment.observation_space), _first(environment.action_space)
+    return Hosted(Spec(name, observation, action, limit or LONGEST), reads, first)
 
 
 def build(name: str, **arguments: Any) -> Any:
@@ -108,10 +115,8 @@ class Host(AbstractWorlds):
         self.spec, self.seeds = spec, list(seeds)
         made = dict(max_episode_steps=spec.limit, **arguments)
         self._worlds = [build(spec.name, **made) for _ in self.seeds]
-        single = self._worlds[0].observation_space
-        self._reads: Callable = _one_hot(single) if _is_discrete(single) else _as_float
-        action = self._worlds[0].action_space
-        self._first = int(action.start) if _is_discrete(action) else 0  # type: ignore[union-attr]
+        self._reads = _reading(self._worlds[0].observation_space)
+        self._first = _first(self._worlds[0].action_space)
         self._acts = np.int64 if isinstance(spec.action, Discrete) else np.float32
         width = () if isinstance(spec.action, Discrete) else (spec.action.size,)
         self._box = None
@@ -321,12 +326,28 @@ def _is_discrete(space: Any) -> bool:
     return isinstance(space, gymnasium.spaces.Discrete)
 
 
+def _reading(space: Any) -> Callable[[Any], np.ndarray]:
+    return _one_hot(space) if _is_discrete(space) else _as_float
+
+
+def _first(space: Any) -> int:
+    return int(space.start) if _is_discrete(space) else 0
+
+
 def _as_float(seen: Any) -> np.ndarray:
     return np.array(seen, np.float32)
 
 
 def _one_hot(space: Any) -> Callable[[Any], np.ndarray]:
-    return lambda seen: np.eye(int(space.n), dtype=np.float32)[np.asarray(seen) - int(space.start)]
+    first, rows = int(space.start), np.eye(int(space.n), dtype=np.float32)
+
+    def read(seen: Any) -> np.ndarray:
+        at = np.asarray(seen) - first
+        if np.any(at < 0):
+            raise IndexError(f"{seen} is less than {first}")
+        return rows[at]
+
+    return read
 
 
 def _observation(name: str, space: Any) -> int:
