@@ -178,17 +178,24 @@ def changed(world: str, assigner: str, reaction: str) -> dict[str, Any]:
 
 
 def speed() -> dict[str, Any]:
-    """Environment steps a second on gymnasium's CartPole: planning and learning at every step."""
-    name, mind = mind_of("CartPole-v1", "fixed-prediction")
+    """Environment steps a second on gymnasium's CartPole: planning at every step, and learning at
+    every step or as the gate that ships lets it."""
+    learning_all = ("agent.recovery=1000000",)  # as if it were young, or had just been alarmed
+    return _rate(*learning_all) | {"gated": _rate()}
+
+
+def _rate(*settings: str) -> dict[str, Any]:
+    name, mind = mind_of("CartPole-v1", "fixed-prediction", *settings)
     life = lives(mind, make("gymnasium:CartPole-v1"), [0])
     begun = time.perf_counter()
     life.advance(50)
     first = time.perf_counter() - begun
-    rates = []
+    rates, updates = [], []
     for _ in range(15):
         begun = time.perf_counter()
-        life.advance(300)
+        charts, _ = life.advance(300)
         rates.append(300 / (time.perf_counter() - begun))
+        updates.append(float(np.mean(charts["updates"])))
     return {
         "preset": name,
         "world": "gymnasium:CartPole-v1",
@@ -196,6 +203,7 @@ def speed() -> dict[str, Any]:
         "first_50_steps_seconds": first,
         "steps_per_second": sorted(rates)[7],
         "least_and_most": [min(rates), max(rates)],
+        "updates_a_step": float(np.mean(updates)),
     }
 
 

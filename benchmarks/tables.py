@@ -217,12 +217,15 @@ def living_tables() -> list[str]:
         ]
     if "speed" in cases:
         row = cases["speed"]
-        least, most = row["least_and_most"]
+        told = lambda rate: "{:.0f} [{:.0f}, {:.0f}]".format(
+            rate["steps_per_second"], *rate["least_and_most"]
+        )
         lines += [
             "",
-            f"Planning and learning together: {row['steps_per_second']:.0f} "
-            f"[{least:.0f}, {most:.0f}] steps a second on `{row['world']}`, "
-            f"{row['cores']} core(s); median, least and most of 15 times 300 steps (asked: 400).",
+            f"Planning and learning at every step, {row['updates_a_step']:.0f} updates each: "
+            f"{told(row)} steps a second on `{row['world']}`, {row['cores']} core(s) (asked: 400);",
+            f"gated by surprise, as it ships, {row['gated']['updates_a_step']:.1f} updates a step: "
+            f"{told(row['gated'])}. Median, least and most of 15 times 300 steps.",
         ]
     return lines
 
