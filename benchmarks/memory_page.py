@@ -67,7 +67,7 @@ average, from just after it was learnt until the end, asked among all classes. R
 ![Split-MNIST: what is known of all classes met so far, and of the first
 two](../benchmarks/results/continual-mnist.png)
 
-Every run of the command draws this beside its JSON."""
+Every run without `--curve` draws this beside its JSON."""
 
 GATE = """\
 ## The surprise gate

@@ -308,6 +308,8 @@ def test_lives_of_tasks_show_what_is_kept():
 def test_what_a_gate_did_is_drawn_by_epoch():
     rows = [{"epoch": e, "skipped": 0.4 * e, "threshold": 1 / e} for e in (1, 2)]
     figure = figures.gating(rows)
-    assert "skipped 80 % of the updates; surprise above 0.5" in figures.alt_text(figure)
+    assert "skipped 80 % of the updates; its threshold at the end was 0.5" in figures.alt_text(
+        figure
+    )
     with pytest.raises(InputError, match="skipped"):
         figures.gating([{"epoch": 1}])

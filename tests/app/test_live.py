@@ -9,7 +9,6 @@ from anima.agent import DQN
 from anima.app import figures, film
 from anima.app.cli import main
 from anima.core.errors import InputError
-from anima.world.host import Host
 
 TINY = ["--set=agent.hidden=[4]", "--set=agent.every=2", "--set=agent.updates=1"]
 TINY += ["--set=agent.batch=4", "--set=agent.capacity=40", "--set=agent.warmup=4"]
@@ -108,7 +107,7 @@ def _broken(self):
 @pytest.mark.parametrize("drawn", [_broken, lambda self: np.full((4, 4, 3), 0.5)])
 def test_a_film_that_fails_is_told_and_costs_no_life(monkeypatch, drawn):
     agent = DQN("CartPole-v1", assigner="backprop", hidden=[4])
-    monkeypatch.setattr(Host, "render", drawn)
+    monkeypatch.setattr("gymnasium.envs.classic_control.CartPoleEnv.render", drawn)
     with pytest.warns(UserWarning, match="no film of CartPole-v1"):
         assert film.played(agent.mind, agent.state, "CartPole-v1", seed=0) is None
 
@@ -117,7 +116,14 @@ def test_a_change_of_physics_is_marked_and_filmed(tmp_path):
     """What is filmed is the world as it has become."""
     words = ["live", "CartPole-v1", "--assigner", "backprop", "--steps", "20", "--quiet", *TINY]
     words += ["--set", "world.change={at=10, motor=0.0}", "--out", str(tmp_path / "run")]
-    assert main(words) == 0
+    opened, stage = [], film.stage
+    spy = lambda name, seed, physics, **more: (
+        opened.append(physics) or stage(name, seed, physics, **more)
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(film, "stage", spy)
+        assert main(words) == 0
+    assert opened == [{"motor": 0.0}]
     assert "physics of the world changed" in (tmp_path / "run" / "report.html").read_text()
     worlds = [film.stage("CartPole-v1", 0, {"motor": motor}) for motor in (0.0, -1.0)]
     still, pulled = [host.step(np.ones(1, np.int64)).following[0, 1] for host in worlds]

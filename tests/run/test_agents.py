@@ -76,6 +76,10 @@ def test_another_planner_takes_the_settings_that_it_shares():
     assert "samples" not in plan and plan["steps"] == 10
     given = ["agent.plan.steps=3", "agent.planner=settling"]
     assert agents.resolve(agents.override(table, given)).agent["plan"]["steps"] == 3
+    ungated = agents.override(agents.read_preset("cartpole-living"), ["agent.gate="])
+    assert agents.resolve(ungated).agent["gate"] == ""
+    with pytest.raises(InputError, match=r"agent\.planner is \['cem'\]"):
+        agents.resolve(agents.override(table, ["agent.planner=['cem']"]))
     with pytest.raises(InputError, match=r"agent\.plan\.temperature"):
         given = ["agent.planner=cem", "agent.plan.temperature=1.0"]
         agents.resolve(agents.override(table, given))

@@ -234,7 +234,7 @@ def _read(path: str | Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
                 k: file[k] for k in file.files if k != "header"
             }
     except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
-        raise InputError(f"cannot read the agent {path}: {error or 'it is empty'}") from error
+        raise InputError(f"cannot read the agent {path}: {str(error) or 'it is empty'}") from error
 
 
 def _numbers(leaf: Any) -> np.ndarray:

@@ -241,13 +241,13 @@ class LivingMind(AbstractMind):
         count = self._count(arousal, admitted, past.ended)
         model, said = self._learnt(state, count, learning)
         state = dataclasses.replace(state, model=model, drift=self._drift(state))
-        return state, said | {
+        gated = {} if self.gate is None else {"threshold": threshold}
+        return state, said | gated | {
             "surprise": surprise,
             "error": jnp.sqrt(2 * surprise / self.spec.observation),
             "drift": state.drift,
             "skipped": jnp.asarray(count == 0, float),
             "updates": jnp.asarray(count, float),
-            "threshold": threshold,
             "alarms": state.alarms.astype(float),
         }
 

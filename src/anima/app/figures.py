@@ -157,9 +157,10 @@ def tasks(lives: Mapping[str, np.ndarray]) -> "Figure":
 
 
 def gating(rows: Rows) -> "Figure":
-    """What a surprise gate did: the share of updates it skipped so far, and its threshold.
+    """What a gate did: the share of updates it skipped so far, and its threshold.
 
-    **Arguments:** `rows`, one mapping per epoch: `epoch`, `skipped` in [0, 1], `threshold`.
+    **Arguments:** `rows`, one mapping per epoch: `epoch`, `skipped` in [0, 1], `threshold` (0 of
+    a gate that has none).
 
     **Raises:** `InputError` if no row has one of the keys.
     """
@@ -172,8 +173,8 @@ def gating(rows: Rows) -> "Figure":
         _whole_numbers(below, [epochs], "Epoch")
     return _say(
         figure,
-        f"The gate skipped {100 * skipped[-1]:.0f} % of the updates; surprise above "
-        f"{threshold[-1]:.3g} was learnt from at the end.",
+        f"The gate skipped {100 * skipped[-1]:.0f} % of the updates; its threshold at the end was "
+        f"{threshold[-1]:.3g}.",
     )
 
 

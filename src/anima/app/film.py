@@ -84,11 +84,8 @@ def played(
 
 
 def _played(mind: AbstractMind, state: Any, host: Host, seed: int) -> tuple[bytes, str] | None:
-    try:
-        frames: list[Any] = [host.render()]
-    except InputError:  # it cannot draw itself
-        return None
-    if frames[0] is None:
+    frames: list[Any] = [host.render()]
+    if frames[0] is None:  # it cannot draw itself
         return None
     score = 0.0
     for instant in episode(mind, state, host, seed=seed):

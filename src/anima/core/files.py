@@ -1,6 +1,7 @@
 """Files that are written whole or not at all."""
 
 import contextlib
+import errno
 import os
 from pathlib import Path
 
@@ -21,4 +22,5 @@ def write_bytes_atomically(path: Path, content: bytes) -> None:
     except OSError as error:
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
-        raise InputError(f"cannot write {path}: {error.strerror or error}; make room") from error
+        hint = "; make room" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
+        raise InputError(f"cannot write {path}: {error.strerror or error}{hint}") from error

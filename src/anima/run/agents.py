@@ -156,8 +156,13 @@ def override(table: Table, assignments: Sequence[str]) -> Table:
     found = configs.override(table, naming, resolve)
     agent = found.get("agent", {})
     for name, settings, classes in _IMAGINED:
-        if settings in agent and agent.get(name) in classes:
-            known = [field.name for field in dataclasses.fields(classes[agent[name]])]
+        named = agent.get(name)
+        if settings not in agent or named == table["agent"].get(name):
+            continue
+        if not named:
+            del agent[settings]
+        elif isinstance(named, str) and named in classes:
+            known = [field.name for field in dataclasses.fields(classes[named])]
             agent[settings] = {k: v for k, v in agent[settings].items() if k in known}
     rest = [text for text in assignments if text not in naming]
     return configs.override(found, rest, resolve)

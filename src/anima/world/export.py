@@ -48,6 +48,7 @@ class Exported(gymnasium.Env):
         if render_mode is not None and name not in OURS:
             self._painter = gymnasium.make(name, render_mode=render_mode)
             self._painter.reset()
+            self.metadata = self._painter.metadata
         self.action_space = _space(self.world.spec.action)
         shape = (self.world.spec.observation,)
         self.observation_space = gymnasium.spaces.Box(-np.inf, np.inf, shape, np.float32)
