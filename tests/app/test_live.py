@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+import anima
 from anima.agent import DQN
 from anima.app import figures, film
 from anima.app.cli import main
@@ -45,6 +46,11 @@ def test_evaluate_plays_on_in_fresh_worlds(run, capsys):
     found = json.loads(capsys.readouterr().out)
     assert found["episodes"] == 3 and found["seeds"] == 2 and found["environment_steps"] == 20
     assert found["assigner"] == "backprop" and len(found["return_by_seed"]) == 2
+
+
+def test_a_life_is_no_trained_circuit(run):
+    with pytest.raises(InputError, match="is the life of an agent"):
+        anima.load(run)
 
 
 def test_resume_of_a_finished_life_ends_at_once_with_the_same_numbers(run, capsys):

@@ -94,6 +94,11 @@ def read(path: Path) -> tuple[Header, Config]:
     if not (path / "config.toml").is_file():
         raise InputError(f"{path} is not an anima run (no config.toml): name a run's folder")
     table = configs.read_file(path / "config.toml")
+    if "agent" in table:
+        raise InputError(
+            f"{path} is the life of an agent, not a circuit that learnt data: `anima evaluate "
+            f"{shlex.quote(str(path))}` judges it"
+        )
     return _header(path, table.pop("run", None)), configs.resolve(table)
 
 
