@@ -18,13 +18,12 @@ from pathlib import Path
 import numpy as np
 
 from anima.core.files import write_atomically
+from anima.run import agents
 from anima.run.statistics import interval, iqm
 from benchmarks.agents.lives import THRESHOLDS
 
 HERE = Path(__file__).parent
 RESULTS = HERE.parent / "results" / "agents-peers"
-# Steps between two judgements, where they are not 5000: as our own presets have them.
-EVERY = {"Acrobot-v1": 10_000, "LunarLander-v3": 25_000, "Pendulum-v1": 4000}
 sys.path.insert(0, str(HERE.parent / "speed"))
 
 from environments import ensure  # noqa: E402  (a script that is no package)
@@ -33,7 +32,8 @@ from environments import ensure  # noqa: E402  (a script that is no package)
 def one_seed(python: Path, who: str, world: str, seed: int) -> dict:
     """What one seed of a peer learnt; raises `CalledProcessError` if it failed."""
     worker = HERE / "peers" / "returns_worker.py"
-    judging = ["--every", str(EVERY.get(world, 5000)), "--threshold", str(THRESHOLDS[world])]
+    ours = agents.resolve(agents.choose(world)[1]).live  # judged as often
+    judging = ["--every", str(ours.judge_every), "--threshold", str(THRESHOLDS[world])]
     command = [str(python), str(worker), who, world, str(seed), *judging]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     return json.loads(done.stdout.splitlines()[-1])

@@ -13,6 +13,7 @@ from anima.core.errors import InputError
 
 TINY = ["--set=agent.hidden=[4]", "--set=agent.every=2", "--set=agent.updates=1"]
 TINY += ["--set=agent.batch=4", "--set=agent.capacity=40", "--set=agent.warmup=4"]
+AT_9, AT_65 = (["--set", f"world.change={{at={at}, motor=-1.0}}"] for at in (9, 65))
 TINY += ["--set=live.judge_every=10", "--set=live.judge_episodes=1", "--set=live.episodes=2"]
 
 
@@ -69,6 +70,8 @@ def test_resume_of_a_finished_life_ends_at_once_with_the_same_numbers(run, capsy
         (["live", "Acrobot-v1", "--preset", "cartpole-dqn-predictive"], "for world 'CartPole-v1'"),
         (["live", "CartPole-v1", "--steps", "0"], "live.steps is 0"),
         (["live", "CartPole-v1", "--seeds", "0"], "--seeds is 0"),
+        (["live", "CartPole-v1", "--steps", "9", *AT_9], "it would never be lived"),
+        (["live", "CartPole-v1", "--steps", "70", "--agent", "ppo", *AT_65], "never be lived"),
         (["live", "CartPole-v1", "--seeds", "9", "--seed", "4294967295"], "too large"),
         (["live", "CartPole-v1", "--set", "agent.hidden=[0]"], "positive"),
         (["live"], "ENV"),
@@ -115,7 +118,7 @@ def test_a_film_that_fails_is_told_and_costs_no_life(monkeypatch, drawn):
     agent = DQN("CartPole-v1", assigner="backprop", hidden=[4])
     monkeypatch.setattr("gymnasium.envs.classic_control.CartPoleEnv.render", drawn)
     with pytest.warns(UserWarning, match="no film of CartPole-v1"):
-        assert film.played(agent.mind, agent.state, "CartPole-v1", seed=0) is None
+        assert film.played(agent.mind, agent.state, "CartPole-v1", seed=0, physics={}) is None
 
 
 def test_a_change_of_physics_is_marked_and_filmed(tmp_path):

@@ -4,10 +4,10 @@
 
 WHO is sb3 (Stable-Baselines3, PyTorch) or sbx (the same in JAX). Discrete worlds are learnt by deep
 Q-learning, the others by SAC. The settings, steps among them, are those that Stable-Baselines3's
-zoo (DLR-RM/rl-baselines3-zoo, hyperparams/dqn.yml and sac.yml) calls tuned (for CartPole: almost
-tuned); sbx borrows them. Every `--every` steps 10 greedy episodes are lived in a world apart, whose
-time is not counted, to see when the peer comes to a mean return of `--threshold`. The last line
-printed is a JSON object.
+zoo (DLR-RM/rl-baselines3-zoo, hyperparams/dqn.yml and sac.yml) calls tuned (CartPole's almost, of
+Pendulum's it does not say); sbx borrows them. Every `--every` steps 10 greedy episodes are lived in
+a world apart, whose time is not counted, to see when the peer comes to a mean return of
+`--threshold`. The last line printed is a JSON object.
 """
 
 import argparse

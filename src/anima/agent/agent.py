@@ -104,17 +104,21 @@ class AbstractAgent:
     ) -> tuple[np.ndarray | np.integer, Any]:
         """What to do, for one observation or for a batch of them, and what is in mind then.
 
-        **Arguments:** `observation`, (n,) or (batch, n), or as gymnasium shows it;
-        `deterministic`, whether not to explore.
-        `episode_start`, where episodes begin: agents that carry a thought from step to step then
-        return it beside the action, to be given back as `state`. Without either it is `None`.
+        **Arguments:** `observation`, real numbers of shape (n,) or (batch, n), or whole ones as
+        gymnasium shows them (of one of n things: () or (batch,)); `deterministic`, whether not to
+        explore. `episode_start`, where episodes begin: agents that carry a thought from step to
+        step then return it beside the action, to be given back as `state`. Without either it is
+        `None`.
 
-        **Raises:** `InputError` for an observation of another shape, or not finite.
+        **Returns:** the action as gymnasium calls it, () or (m,), or (batch,) or (batch, m).
+
+        **Raises:** `InputError` for an observation of another shape or kind, or not finite.
         """
+        hosted = self.world if isinstance(self.world, Hosted) else None
         try:
             seen = np.asarray(observation)
-            if isinstance(self.world, Hosted) and not np.issubdtype(seen.dtype, np.floating):
-                seen = self.world.reads(seen)
+            if hosted and not np.issubdtype(seen.dtype, np.floating):
+                seen = hosted.reads(seen)
             seen = np.asarray(seen, np.float32)
         except (TypeError, ValueError, IndexError) as error:
             raise InputError(
@@ -137,7 +141,7 @@ class AbstractAgent:
         )
         action = np.asarray(self.mind.spec.action.clip(action))
         if isinstance(self.mind.spec.action, Discrete):
-            action = action.astype(np.int64) + getattr(self.world, "first", 0)
+            action = action.astype(np.int64) + (hosted.first if hosted else 0)
         return (action if seen.ndim == 2 else action[0]), None if alone else state
 
     def save(self, path: str | Path) -> None:

@@ -92,7 +92,7 @@ class Alarm(eqx.Module):
 class LivingState(eqx.Module):
     """What it knows, what it remembers and how it feels.
 
-    `drift`: the open-loop error of the steps just lived. `alarms`: how often it was alarmed.
+    `alarms`: how often it was alarmed.
     """
 
     model: ModelState
@@ -100,7 +100,6 @@ class LivingState(eqx.Module):
     step: Int[Array, ""]
     arousal: Arousal
     alarms: Int[Array, ""]
-    drift: Scalar
 
 
 class LivingMind(AbstractMind):
@@ -143,7 +142,6 @@ class LivingMind(AbstractMind):
             step=none,
             arousal=Arousal(zero, zero, long_ago, none, zero),
             alarms=none,
-            drift=zero,
         )
 
     # Acting.
@@ -240,12 +238,12 @@ class LivingMind(AbstractMind):
         )
         count = self._count(arousal, admitted, past.ended)
         model, said = self._learnt(state, count, learning)
-        state = dataclasses.replace(state, model=model, drift=self._drift(state))
+        state = dataclasses.replace(state, model=model)
         gated = {} if self.gate is None else {"threshold": threshold}
         return state, said | gated | {
             "surprise": surprise,
             "error": jnp.sqrt(2 * surprise / self.spec.observation),
-            "drift": state.drift,
+            "drift": self._drift(state),
             "skipped": jnp.asarray(count == 0, float),
             "updates": jnp.asarray(count, float),
             "alarms": state.alarms.astype(float),

@@ -211,13 +211,13 @@ def _dreaming(options: argparse.Namespace):
     """How to dream or, with other defaults, to complete."""
     from anima.app.dreams import Dreaming
 
-    given = {name: getattr(options, name) for name in ("steps", "temperature")}
+    given = {name: getattr(options, name) for name in ("count", "steps", "temperature")}
     given = {name: value for name, value in given.items() if value is not None}
     if options.complete:
         if "temperature" in given:
             raise InputError("--temperature: a completion settles without noise, so leave it out")
         given = {"steps": 60} | given
-    return Dreaming(count=options.count, seed=options.seed or 0, **given)
+    return Dreaming(seed=options.seed or 0, **given)
 
 
 def _to_complete(options: argparse.Namespace, header, how):
@@ -227,7 +227,7 @@ def _to_complete(options: argparse.Namespace, header, how):
     chosen = (data.test_labels == wanted).nonzero()[0]
     if not len(chosen):
         raise InputError(f"--label {options.label}: no test image has it, so none can be completed")
-    if how.count > len(chosen):
+    if options.count is not None and how.count > len(chosen):
         raise InputError(f"--count is {how.count}: there are {len(chosen)} such test images")
     chosen = chosen[: how.count]
     return data.test_images.reshape(len(data.test_images), -1)[chosen], data.test_labels[chosen]
@@ -538,7 +538,7 @@ def _parser() -> tuple["_Parser", dict[str, "_Parser"]]:
     one = _command(commands, "dream", dream)
     one.add_argument("run", metavar="RUN", help="a run's folder")
     one.add_argument("--label", type=int, metavar="L", help="what to dream of (default: all)")
-    one.add_argument("--count", type=int, default=16, metavar="N", help="dreams of each (16)")
+    one.add_argument("--count", type=int, metavar="N", help="dreams of each (16)")
     one.add_argument(
         "--steps", type=int, metavar="N", help="settling steps (400; 60 with --complete)"
     )

@@ -112,7 +112,8 @@ def life_curve(
 
 
 def tasks(lives: Mapping[str, np.ndarray]) -> "Figure":
-    """Lives of tasks: what is known of all classes met so far, and what is left of the first ones.
+    """Lives of tasks: what is known of all tasks met so far (their mean), and what is left of the
+    first.
 
     **Arguments:** `lives`, up to four ways to remember -> (seeds, tasks, tasks): the accuracy, in
     [0, 1], on the j-th task after the k-th was learnt. Lines are interquartile means over seeds,

@@ -18,8 +18,7 @@ from anima.world.env import Transition
 from anima.world.host import Host, hosted
 
 Physics = Mapping[str, float]
-UNCHANGED: Physics = {}
-"""No constant of the world's physics altered."""
+"""The constants of a world that are altered."""
 
 _MOST_FRAMES, _WIDTH, _LAST = 150, 360, 1000  # frames; pixels; milliseconds of the last frame
 
@@ -62,7 +61,7 @@ def stage(name: str, seed: int, physics: Physics, **arguments: Any) -> Host | No
 
 
 def played(
-    mind: AbstractMind, state: Any, name: str, *, seed: int, physics: Physics = UNCHANGED
+    mind: AbstractMind, state: Any, name: str, *, seed: int, physics: Physics
 ) -> tuple[bytes, str] | None:
     """A GIF of one greedy episode, and a caption.
 
@@ -92,9 +91,8 @@ def _played(mind: AbstractMind, state: Any, host: Host, seed: int) -> tuple[byte
         score += float(instant.happened.reward)
         if not instant.happened.ended:
             frames.append(host.render())
-    return _gif(
-        frames, host.rate
-    ), f"One greedy episode of {len(frames)} steps: return {score:.1f}."
+    told = f"One greedy episode of {len(frames)} steps: return {score:.1f}."
+    return _gif(frames, host.rate), told
 
 
 def _gif(frames: list[np.ndarray], rate: float) -> bytes:

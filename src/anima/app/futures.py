@@ -12,7 +12,7 @@ from anima.act.preference import READINGS
 from anima.agent.living import LivingMind
 from anima.agent.model import Belief
 from anima.app import figures
-from anima.app.film import UNCHANGED, Instant, Physics, episode, stage
+from anima.app.film import Instant, Physics, episode, stage
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -23,13 +23,7 @@ _LONGEST, _MOST_PANELS, _DREAM = 200, 4, 25
 
 
 def living_figures(
-    mind: LivingMind,
-    state: Any,
-    name: str,
-    rows: list,
-    *,
-    seed: int,
-    physics: Physics = UNCHANGED,
+    mind: LivingMind, state: Any, name: str, rows: list, *, seed: int, physics: Physics
 ) -> Drawn:
     """The model's errors over the life, and from one greedy episode: imagined futures, dreams."""
     errors = figures.model_errors(rows, mind.lookahead)

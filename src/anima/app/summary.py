@@ -83,7 +83,7 @@ def write_life(
     films = {"policy": played(mind, first, name, seed=living.seed, physics=living.physics)}
     if isinstance(mind, LivingMind):
         born = jax.jit(mind.init)(jax.random.key(living.seed))
-        before = played(mind, born, name, seed=living.seed)
+        before = played(mind, born, name, seed=living.seed, physics={})
         films = {"newborn": before and (before[0], f"Newborn, at random. {before[1]}")} | films
     report = write_report(
         out,
@@ -101,7 +101,7 @@ def _life_figures(living: Living, first: Any, outcome: Lived):
     """The life's curve; of an agent that imagines, what it imagines as well."""
     mind, name = living.mind, living.config.world["name"]
     caption = "Return and surprise as the life goes on; a judged agent does not explore."
-    changed = living.config.world.get("change", {}).get("at")
+    changed = living.changed
     if changed is not None:
         caption += " At the dashed line the physics of the world changed."
     if not isinstance(mind, LivingMind):

@@ -135,12 +135,6 @@ def resolve(table: Table) -> LiveConfig:
         agent=_agent(table.get("agent", {"name": DEFAULT})),
         live=live,
     )
-    at = world.get("change", {}).get("at", 0)
-    if at >= live.steps:
-        raise InputError(
-            f"world.change happens after step {at:.0f}, and live.steps is {live.steps}: it would "
-            "never happen"
-        )
     _refuse_negative(config)
     return config
 
@@ -212,9 +206,14 @@ def _world(table: Table) -> Table:
         change = {k: configs.check_value(f"world.change.{k}", float, v) for k, v in change.items()}
         if change.get("at", 0) < 1 or change["at"] % 1:
             raise InputError(f"world.change needs at, the step it happens after: {change}")
-        altered(world["name"], {key: value for key, value in change.items() if key != "at"})
+        altered(world["name"], constants(change))
         world["change"] = change
     return world
+
+
+def constants(change: Table) -> dict[str, float]:
+    """What a `world.change` alters: all of it but when."""
+    return {name: value for name, value in change.items() if name != "at"}
 
 
 _IMAGINED = (("planner", "plan", PLANNERS), ("gate", "gating", GATES))

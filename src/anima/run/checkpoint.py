@@ -106,6 +106,14 @@ def newest(folder: Path) -> int | None:
     return max(_steps(folder), default=None)
 
 
+def kept(run: Path) -> str:
+    """What a run that failed has left to go on from."""
+    last = newest(run / "checkpoints")
+    if last is None:
+        return f"nothing was saved, so {run} cannot be resumed"
+    return f"checkpoint {last} is good and kept"
+
+
 def _read(folder: Path, step: int, like: Any, check: Callable) -> Checkpoint:
     import orbax.checkpoint as ocp
 

@@ -89,6 +89,11 @@ class Living:
         self.lives = lives(self.mind, self.world, range(seed, seed + seeds))
         at = config.world.get("change", {}).get("at", 0)
         self.changes = -(-int(at) // self.mind.cycle)
+        if self.changes >= self.cycles:
+            raise InputError(
+                f"world.change happens after step {self.changed}, and the life ends after step "
+                f"{self.cycles * self.mind.cycle}: it would never be lived"
+            )
 
     def run(
         self,
@@ -176,14 +181,14 @@ class Living:
         try:
             check_finite(self.lives, charts)
         except DivergedError as error:
-            last = checkpoint.newest(self.folder / "checkpoints")
-            kept = (
-                f"checkpoint {last} is good and kept"
-                if last is not None
-                else f"no checkpoint was made, so {self.folder} cannot be resumed"
-            )
+            kept = checkpoint.kept(self.folder)
             raise DivergedError(f"{error}, and start a new run; {kept}") from error
         return jax.tree.map(np.asarray, charts), jax.tree.map(np.asarray, endings)
+
+    @property
+    def changed(self) -> int | None:
+        """The step after which the physics of the world change, if they do."""
+        return self.changes * self.mind.cycle or None
 
     @property
     def unchanged(self) -> bool:
@@ -193,17 +198,15 @@ class Living:
     @property
     def physics(self) -> dict[str, float]:
         """The constants of the world that are no longer the usual ones."""
-        return {} if self.world is self.usual else self._altered
-
-    @property
-    def _altered(self) -> dict[str, float]:
-        change = self.config.world["change"]
-        return {name: value for name, value in change.items() if name != "at"}
+        usual = self.world is self.usual
+        return {} if usual else agents.constants(self.config.world["change"])
 
     def _change(self) -> None:
         """Lets the physics change if it is time, be it that the life was resumed after it."""
         if self.changes and not self.unchanged and self.world is self.usual:
-            self.world = altered(self.config.world["name"], self._altered)
+            self.world = altered(
+                self.config.world["name"], agents.constants(self.config.world["change"])
+            )
             assert isinstance(self.lives, CompiledLives)  # as all worlds are that can change
             self.lives.enter(self.world)
 

@@ -259,12 +259,10 @@ class Training:
         if not bad.any() and all(bool(jnp.isfinite(leaf).all()) for leaf in learnt):
             return
         first = int(np.argmax(bad)) if bad.any() else len(bad) - 1
-        last = checkpoint.newest(self.folder / "checkpoints")
-        kept = f"checkpoint {last} is good and kept" if last is not None else "nothing was saved"
         raise DivergedError(
             f"the {who} diverged at step {step + first} (residual "
             f"{float(info.residual[first]):.3g}, cost {float(info.cost[first]):.3g}): "
-            f"{_REMEDIES[who]} and start a new run; {kept}"
+            f"{_REMEDIES[who]} and start a new run; {checkpoint.kept(self.folder)}"
         )
 
     def _who(self, lives: Lives) -> list[tuple[str, Learner, LearnerState]]:

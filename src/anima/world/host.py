@@ -46,8 +46,8 @@ class Hosted:
     """
 
     spec: Spec
-    reads: Callable[[Any], np.ndarray] = dataclasses.field(default=lambda seen: seen, compare=False)
-    first: int = 0
+    reads: Callable[[Any], np.ndarray]
+    first: int
 
     def open(self, seeds: Sequence[int], **arguments: Any) -> "Host":
         """One world per seed, each at the start of its first episode.
