@@ -210,13 +210,15 @@ class Broken(gymnasium.Env):
                 self.fault, seen
             )
             reward = np.nan if self.fault == "reward" else 0.0
+        if self.fault == "seedless":  # chance of its own, whatever the seed
+            seen = np.random.default_rng().normal(size=2).astype(np.float32)
         return seen, reward, False, False, {}
 
 
 @pytest.fixture(scope="module")
 def broken():
     names = []
-    for fault in ("raises", "nan", "shape", "reward", "endless"):
+    for fault in ("raises", "nan", "shape", "reward", "endless", "seedless"):
         name = f"Broken-{fault}-v0"
         gymnasium.register(name, lambda fault=fault: Broken(fault))
         names.append(name)
@@ -248,6 +250,13 @@ def test_an_environment_that_never_ends_is_truncated(broken):
     assert world.spec.limit == 10_000
 
 
+def test_a_world_that_ignores_its_seed_cannot_be_resumed(broken):
+    host = hosted("Broken-seedless-v0").open([0])
+    host.step(np.array([0]))
+    with pytest.raises(InputError, match="cannot be resumed"):
+        host.restore(host.snapshot())
+
+
 class Shown(gymnasium.Env):
     """An environment of given spaces."""
 
@@ -262,6 +271,7 @@ class Shown(gymnasium.Env):
         (gymnasium.spaces.Dict(), gymnasium.spaces.Discrete(2), "shows Dict"),
         (gymnasium.spaces.Box(0, 1, (2,)), gymnasium.spaces.MultiBinary(2), "MultiBinary actions"),
         (gymnasium.spaces.Box(0, 1, (2,)), gymnasium.spaces.Box(0, np.inf, (1,)), "without bounds"),
+        (gymnasium.spaces.Box(0, 1, (2,)), gymnasium.spaces.Box(1, 1, (1,)), "nothing to choose"),
     ],
 )
 def test_spaces_that_no_circuit_reads_are_refused(observation, action, said):

@@ -204,7 +204,7 @@ class Host(AbstractWorlds):
         return self._age == 0
 
     def snapshot(self) -> dict[str, np.ndarray]:
-        """What `restore` needs: each world's episode, its age, and what was done in it."""
+        """What `restore` needs: each world's episode, its age, what was done in it, and is seen."""
         acts = np.where(
             np.arange(self.spec.limit).reshape(1, -1, *[1] * (self._done.ndim - 2))
             < self._age.reshape(-1, *[1] * (self._done.ndim - 1)),
@@ -212,6 +212,7 @@ class Host(AbstractWorlds):
             0,
         )
         numbers = {"episode": self._episode, "age": self._age, "acts": acts}
+        numbers["seen"] = np.asarray(self.observation, np.float32)
         return {  # 32 bits, as JAX keeps them
             name: value.astype(np.float32 if value.dtype == np.float32 else np.int32)
             for name, value in numbers.items()
@@ -220,8 +221,8 @@ class Host(AbstractWorlds):
     def restore(self, snapshot: dict[str, np.ndarray]) -> None:
         """Back to where `snapshot` was taken, by acting out each world's present episode.
 
-        **Raises:** `InputError` if an episode now ends earlier than it did: the environment is
-        not a function of its seed and the actions.
+        **Raises:** `InputError` if that leads elsewhere: the environment is not a function of its
+        seed and the actions.
         """
         self._episode = np.asarray(snapshot["episode"], np.int64).copy()
         ages, acts = np.asarray(snapshot["age"], np.int64), np.asarray(snapshot["acts"])
@@ -230,6 +231,8 @@ class Host(AbstractWorlds):
         for index, age in enumerate(ages):  # each by itself: they stand at different ages
             for action in acts[index, :age]:
                 self.observation[index] = self._act_out(index, action)
+        if not np.allclose(self.observation, snapshot["seen"], rtol=1e-3, atol=1e-5):
+            raise _lost(self.spec.name)
         self._age, self._done = ages.astype(np.int32), acts.astype(self._acts).copy()
 
     def render(self) -> Any:
@@ -304,10 +307,7 @@ class Host(AbstractWorlds):
         with _blame(self.spec.name, f"take action {action}"):
             seen, _, terminated, truncated, _ = environment.step(action + self._first)
         if terminated or truncated:
-            raise InputError(
-                f"{self.spec.name} cannot be resumed: the same seed and actions no longer lead to "
-                "the same place; start a new run"
-            )
+            raise _lost(self.spec.name)
         return self._reads([seen])[0]
 
 
@@ -372,8 +372,13 @@ def _action(name: str, space: Any) -> ActionSpace:
     if _is_discrete(space):
         return Discrete(int(space.n))
     if isinstance(space, gymnasium.spaces.Box) and len(space.shape) == 1:
-        low, high = map(float, space.low), map(float, space.high)
+        low, high = [*map(float, space.low)], [*map(float, space.high)]
         bounds = Continuous(tuple(low), tuple(high))
+        if not low or any(a == b for a, b in zip(low, high, strict=True)):
+            raise InputError(
+                f"{name} takes actions between {low} and {high}, where there is nothing to choose "
+                "in some number, or no number at all: wrap it, so that only choices are left"
+            )
         if all(math.isfinite(bound) for bound in (*bounds.low, *bounds.high)):
             return bounds
         raise InputError(f"{name} takes actions without bounds: wrap it in gymnasium's ClipAction")
@@ -400,6 +405,13 @@ def _blame(name: str, what: str) -> Iterator[None]:
         raise
     except Exception as error:
         raise _blamed(name, what, error) from error
+
+
+def _lost(name: str) -> InputError:
+    return InputError(
+        f"{name} cannot be resumed: the same seed and actions no longer lead to the same place; "
+        "start a new run"
+    )
 
 
 def _blamed(name: str, what: str, error: Exception) -> InputError:
