@@ -28,7 +28,8 @@ from anima.learn.learner import Learner as Learner
 from anima.learn.memory import Memory as Memory
 from anima.learn.memory import remember as remember
 from anima.learn.optimisers import optimiser as optimiser
-from anima.run.folder import load as load
+from anima.run.load import load as load
+from anima.run.load import preset as preset
 from anima.settle.settle import settle as settle
 from anima.settle.settle import trace as trace
 from anima.settle.solvers import Anderson as Anderson

@@ -10,6 +10,7 @@ from anima.agent import DQN
 from anima.app import figures, film
 from anima.app.cli import main
 from anima.core.errors import InputError
+from anima.run import folder
 
 TINY = ["--set=agent.hidden=[4]", "--set=agent.every=2", "--set=agent.updates=1"]
 TINY += ["--set=agent.batch=4", "--set=agent.capacity=40", "--set=agent.warmup=4"]
@@ -26,10 +27,10 @@ def quick(quick_programs, tmp_path_factory):
 @pytest.fixture(scope="module")
 def run(tmp_path_factory, quick):
     """A life of 20 steps, its folder and its JSON."""
-    folder = tmp_path_factory.mktemp("life") / "run"
+    place = tmp_path_factory.mktemp("life") / "run"
     words = ["live", "CartPole-v1", "--assigner", "backprop", "--steps", "20", "--seeds", "2"]
-    assert main([*words, "--quiet", "--out", str(folder), *TINY]) == 0
-    return folder
+    assert main([*words, "--quiet", "--out", str(place), *TINY]) == 0
+    return place
 
 
 def test_a_life_leaves_a_whole_folder(run):
@@ -49,9 +50,16 @@ def test_evaluate_plays_on_in_fresh_worlds(run, capsys):
     assert found["assigner"] == "backprop" and len(found["return_by_seed"]) == 2
 
 
+def test_a_life_is_loaded_as_the_agent_that_it_became(run):
+    agent = anima.load(run, seed=1)
+    assert agent.steps == 20 and agent.seed == 1
+    action, _ = agent.predict(np.zeros(4))
+    assert action in (0, 1)
+
+
 def test_a_life_is_no_trained_circuit(run):
     with pytest.raises(InputError, match="is the life of an agent"):
-        anima.load(run)
+        folder.load(run)
 
 
 def test_resume_of_a_finished_life_ends_at_once_with_the_same_numbers(run, capsys):

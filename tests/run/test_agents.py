@@ -3,10 +3,20 @@
 import jax.numpy as jnp
 import pytest
 
+import anima
 import anima.run.config as configs
+from anima.agent import ANGC
 from anima.core.errors import InputError
 from anima.run import agents
 from anima.world.env import Continuous, Spec, make
+
+
+def test_a_preset_is_an_agent_in_python_too():
+    agent = anima.preset("acrobot-angc", seed=3)
+    assert isinstance(agent, ANGC) and agent.seed == 3 and agent.world.spec.name == "Acrobot-v1"
+    assert agent.mind.every == 4
+    with pytest.raises(InputError, match="cartpole-angc"):
+        anima.preset("cartpole-ange")
 
 
 @pytest.mark.parametrize("name", agents.preset_names())

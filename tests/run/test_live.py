@@ -3,10 +3,13 @@
 import json
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import anima
 import anima.run.config as configs
+from anima.agent import DQN
 from anima.core.errors import DivergedError, InputError
 from anima.run import agents, live
 from anima.run.metrics import read_rows
@@ -115,6 +118,32 @@ def test_what_a_run_finds_is_json_with_the_promised_keys(finished):
     header, config = live.read(living.folder)
     assert header.seeds == 2 and config == living.config and live.is_life(living.folder)
     assert living.judge(later=True, episodes=2).shape == (2, 2)
+
+
+@pytest.mark.parametrize("world", ["CartPole-v1", HOSTED])
+def test_an_agent_is_loaded_from_a_run_as_the_run_left_it(tmp_path, world):
+    """Of two lives the second; a solver's table in its settings does not keep it from a file."""
+    solver = "agent.credit={solver={name='euler', dt=0.2}, max_steps=2}"
+    living = _living(tmp_path / "run", "agent.assigner=ngc", solver, world=world)
+    living.run()
+    agent = anima.load(tmp_path / "run", seed=4)
+    agent.save(tmp_path / "kept")
+    again = DQN.load(tmp_path / "kept")
+    told = lambda lived: [
+        np.asarray(
+            jax.random.key_data(leaf) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf
+        )
+        for leaf in jax.tree.leaves(lived)
+    ]
+    for one in (agent, again):
+        assert one.steps == 24 and one.world.spec.name == living.world.spec.name
+        for leaf, same in zip(told(one.lives.one(0)), told(living.lives.one(1)), strict=True):
+            np.testing.assert_array_equal(leaf, same)
+    charts, _ = agent.lives.advance(4)
+    lived, _ = again.lives.advance(4)
+    np.testing.assert_array_equal(lived["surprise"], charts["surprise"])
+    with pytest.raises(InputError, match="3 to 4"):
+        anima.load(tmp_path / "run", seed=5)
 
 
 def test_a_changed_configuration_is_not_resumed(finished):

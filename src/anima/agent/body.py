@@ -21,7 +21,7 @@ from anima.learn.assigners import (
     NGCRule,
     PredictiveCoding,
 )
-from anima.settle.solvers import Euler, EvenOdd, Momentum
+from anima.settle.solvers import Euler, EvenOdd, Momentum, with_solvers
 
 Build = Callable[..., AbstractCircuit]
 
@@ -75,22 +75,23 @@ def body(
 
     **Arguments:** `assigner`, a name of `FORMS` or an assigner; `sizes`, input first; `circuit`,
     arguments for the circuit's builder beyond the usual ones, and `credit`, for the named
-    assigner.
+    assigner: a solver among them may be a table that names it.
 
     **Raises:** `InputError` for an unknown assigner, and for arguments that are refused.
     """
     form = pick("assigner", assigner, FORMS) if isinstance(assigner, str) else _form_of(assigner)
     if credit and not isinstance(assigner, str):
         raise InputError("credit holds arguments of a named assigner: give the assigner its own")
-    settings = dict(form.circuit) | dict(circuit or {})
+    given = dict(form.circuit) | dict(circuit or {})
 
     def draw(key: PRNGKeyArray) -> AbstractCircuit:
         return form.build(tuple(sizes), **settings, key=key)
 
     try:
+        settings = with_solvers(given)
         made = assigner
         if isinstance(made, str):
-            made = form.assigner(**(dict(form.credit) | dict(credit or {})))
+            made = form.assigner(**with_solvers(dict(form.credit) | dict(credit or {})))
         draw(jax.random.key(0))  # what cannot be built is said now
     except TypeError as error:
         raise InputError(f"{assigner}: {error}") from error

@@ -131,6 +131,11 @@ class AbstractLives:
         from more beginnings than one, and a life alone as among others.
         """
 
+    def only(self, life: int) -> Any:
+        """The `state` of one of the lives, as lives from its seed alone would have it."""
+        cut = lambda leaf, axis: jnp.array(leaf) if axis is None else leaf[life : life + 1]
+        return jax.tree.map(cut, self.alive, _axes(self.alive))
+
     @property
     def steps(self) -> int:
         """Environment steps that each life has lived."""
@@ -244,6 +249,11 @@ class HostedLives(AbstractLives):
     @property
     def state(self) -> Any:
         return self.alive, jax.tree.map(jnp.asarray, self._stand())
+
+    def only(self, life: int) -> Any:
+        count = self.mind.worlds
+        own = slice(life * count, (life + 1) * count)
+        return super().only(life), {name: x[own] for name, x in self._stand().items()}
 
     def restore(self, state: Any) -> None:
         alive, snapshot = state

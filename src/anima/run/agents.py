@@ -169,9 +169,19 @@ def dump(config: LiveConfig, header: Table) -> str:
 
 def build_mind(config: LiveConfig, spec: Spec) -> AbstractMind:
     """The mind that the configuration describes, for a world."""
-    made = lambda key, value: _made(value) if key in ("credit", "circuit") else value
-    settings = {key: made(key, value) for key, value in config.agent.items() if key != "name"}
-    return AGENTS[config.agent["name"]].recipe(spec, **settings, steps=config.live.steps)
+    return AGENTS[config.agent["name"]].recipe(spec, **settings_of(config))
+
+
+def settings_of(config: LiveConfig) -> Table:
+    """What the configuration says to the agent that it names, as Python says it."""
+    settings = {key: value for key, value in config.agent.items() if key != "name"}
+    return settings | {"steps": config.live.steps}
+
+
+def build_agent(config: LiveConfig, seed: int, world: Any = None) -> AbstractAgent:
+    """The agent that the configuration describes, newly born, in its world (or in another)."""
+    world = config.world["name"] if world is None else world
+    return AGENTS[config.agent["name"]](world, seed=seed, **settings_of(config))
 
 
 def check_seeds(count: int) -> int:
@@ -244,10 +254,6 @@ def _refuse_negative(config: LiveConfig) -> None:
 def _circuit(build: Callable, given: Table) -> Table:
     found = configs.arguments("agent.circuit", build, given, skip=("sizes", "key"))
     return {key: value for key, value in found.items() if value is not None}
-
-
-def _made(value: Any) -> Any:
-    return configs.with_solvers(value) if isinstance(value, dict) else value
 
 
 def _nearest_preset(wanted: dict[str, str | None]) -> tuple[str, Table]:

@@ -39,7 +39,7 @@ from anima.learn.costs import COSTS
 from anima.learn.gate import GATES, AbstractGate
 from anima.learn.learner import Learner
 from anima.learn.optimisers import optimiser
-from anima.settle.solvers import AbstractSolver, Anderson, Euler, EvenOdd, Momentum
+from anima.settle.solvers import SOLVERS, AbstractSolver, with_solvers
 
 Table = dict[str, Any]
 
@@ -51,12 +51,6 @@ CIRCUITS: dict[str, Callable[..., AbstractCircuit]] = {
 CONVOLUTIONAL: dict[str, Callable[..., AbstractCircuit]] = {
     "hopfield": Hopfield.conv,
     "predictive": Predictive.conv,
-}
-SOLVERS: dict[str, Callable[..., AbstractSolver]] = {
-    "euler": Euler,
-    "momentum": Momentum,
-    "even_odd": EvenOdd,
-    "anderson": Anderson,
 }
 ASSIGNERS = {
     "backprop": Backprop,
@@ -470,16 +464,6 @@ def _solver_table(solver: AbstractSolver) -> Table:
         for key, value in fields.items()
     }
     return {"name": name} | tables
-
-
-def with_solvers(table: Table) -> Table:
-    """The table with every solver's table made the solver."""
-    return {
-        key: SOLVERS[value["name"]](**with_solvers({k: v for k, v in value.items() if k != "name"}))
-        if isinstance(value, dict)
-        else value
-        for key, value in table.items()
-    }
 
 
 def check_value(path: str, hint: Any, value: Any) -> Any:

@@ -103,10 +103,7 @@ def read(path: Path) -> tuple[Header, Config]:
 
 
 def load(run: str | Path) -> Trained:
-    """A trained run, from its folder.
-
-    >>> trained = anima.load("runs/digits-eqprop-0")
-    >>> trained.predict(images).argmax(-1)
+    """A run that learnt data, from its folder.
 
     **Raises:** `InputError` if the folder is not a run, or its weights are missing or do not fit.
     """

@@ -7,6 +7,7 @@ bits.
 
 import dataclasses
 import time
+import warnings
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
@@ -16,7 +17,7 @@ import jax
 import numpy as np
 
 import anima.run.config as configs
-from anima.agent.agent import check_finite
+from anima.agent.agent import AbstractAgent, check_finite
 from anima.agent.life import AbstractLives, CompiledLives, lives, longest, offer_cores
 from anima.agent.living import LivingMind
 from anima.core.errors import DivergedError, InputError
@@ -333,6 +334,28 @@ def begin(path: Path, config: LiveConfig, *, preset: str, seed: int, seeds: int)
     header = LiveHeader(preset=preset, seed=seed, seeds=seeds, version=version("anima"))
     write_atomically(path / "config.toml", agents.dump(config, dataclasses.asdict(header)))
     return header
+
+
+def load(path: str | Path, seed: int | None = None) -> AbstractAgent:
+    """The agent of a run, as it was at the last checkpoint, to act, to live on, to be saved.
+
+    **Arguments:** `seed`, which of the run's lives (none: the first).
+
+    **Raises:** `InputError` for a folder that holds no life, or not the life of that seed.
+    """
+    header, config = read(Path(path))
+    living = Living(config, header.seed, header.seeds, Path(path))
+    if seed is None:
+        seed = header.seed
+    if seed not in living.seeds:
+        held = f"{living.seeds[0]} to {living.seeds[-1]}" if header.seeds > 1 else f"{header.seed}"
+        raise InputError(f"{path} holds no life of seed {seed}: it has {held}")
+    living.restore(warnings.warn)
+    changed = None if living.world is living.usual else living.world
+    agent = agents.build_agent(config, seed, changed)
+    agent.lives.restore(living.lives.only(living.seeds.index(seed)))
+    living.close()
+    return agent
 
 
 def is_life(path: Path) -> bool:

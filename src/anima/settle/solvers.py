@@ -6,7 +6,7 @@ projected force it met, so that the loop knows when to stop without evaluating i
 """
 
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, NamedTuple
 
 import equinox as eqx
@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Int, PRNGKeyArray
 
-from anima.core.errors import check_positive, check_range
+from anima.core.errors import check_positive, check_range, pick
 from anima.core.types import Number, Scalar, State
 
 
@@ -205,3 +205,29 @@ class Anderson(AbstractSolver):
         )
         weights = jnp.linalg.solve(gram, filled.astype(gaps.dtype))
         return weights / jnp.sum(weights)
+
+
+SOLVERS: dict[str, Callable[..., AbstractSolver]] = {
+    "euler": Euler,
+    "momentum": Momentum,
+    "even_odd": EvenOdd,
+    "anderson": Anderson,
+}
+"""Solvers by the names that tables of settings give them."""
+
+
+def with_solvers(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings with every solver's table, `{ name = "euler", dt = 0.1 }`, made the solver.
+
+    **Raises:** `InputError` for a table that names no solver; `TypeError` for one with settings
+    that its solver does not have.
+    """
+    return {
+        key: _solver(key, value) if isinstance(value, Mapping) else value
+        for key, value in settings.items()
+    }
+
+
+def _solver(key: str, table: Mapping[str, Any]) -> AbstractSolver:
+    made = pick(f"{key}.name", table.get("name", ""), SOLVERS)
+    return made(**with_solvers({k: v for k, v in table.items() if k != "name"}))
