@@ -7,10 +7,10 @@
 
 Seeds 20 to 29 live side by side in compiled worlds, judged by some greedy episodes each in fresh
 worlds until all have come to the returns asked for, and at the steps asked by; the end is judged
-by 100 greedy episodes a seed in gymnasium itself. The twin (`backprop`) is the same agent whose
-model of equal size learns by backpropagation. Settings were tuned on seeds from 100 on. Results go
-to `benchmarks/results/living.json`, one entry a case; cases that are there are not run again
-unless `--again`.
+by 100 greedy episodes a seed (of HalfCheetah 5) in gymnasium itself. The twin (`backprop`) is the
+same agent whose model of equal size learns by backpropagation. Settings were tuned on seeds from
+100 on. Results go to `benchmarks/results/living.json`, one entry a case; cases that are there are
+not run again unless `--again`. Curves of the worlds that have many dimensions are drawn beside it.
 """
 
 import argparse
@@ -29,7 +29,10 @@ import numpy as np
 from anima.agent.agent import check_finite
 from anima.agent.life import AbstractLives, Ending, lives, offer_cores
 from anima.agent.mind import AbstractMind
+from anima.app import figures
+from anima.app.report import as_png
 from anima.core.errors import pick
+from anima.core.files import write_atomically, write_bytes_atomically
 from anima.run import agents
 from anima.run.statistics import interval, iqm
 from anima.world.classic import CartPole, Pendulum
@@ -54,7 +57,10 @@ WORLDS: dict[str, tuple[dict[float, dict[str, int]], int, int, int]] = {
     # last, as they need MuJoCo
     "InvertedPendulum-v5": ({1000.0: {"": 1000}}, 1000, 100, 5),
     "Reacher-v5": ({-10.0: {}}, 3000, 500, 10),
+    "HalfCheetah-v5": ({0.0: {}, 500.0: {}}, 15_000, 2500, 1),
 }
+FEWER = {"HalfCheetah-v5": 5}  # episodes at the end, where one takes 1,000 plans
+CURVES = ("Reacher-v5", "HalfCheetah-v5")  # drawn beside the results
 MODELS = ("fixed-prediction", "predictive", "eqprop", "eqprop-predictive", "backprop")
 CHANGES = {
     "CartPole-v1": ("motor reversed", lambda: CartPole(motor=-1.0), 400),
@@ -107,12 +113,12 @@ def learnt(case: str, assigner: str) -> dict[str, Any]:
         row = {name: float(np.mean(charts[name])) for name in ("surprise", "error", "drift")}
         curve.append({"step": life.steps} | row)
         there = all(_reached(curve, i, max(thresholds)) for i in range(len(SEEDS)))
-        if life.steps in asked or not there:
+        if life.steps in asked or not there or case in CURVES:
             scores = life.judge(episodes, JUDGE_SEED).mean(1)
             curve[-1]["returns"] = scores.tolist()
             _say(f"{case} {assigner} {life.steps}: {np.sort(scores).round(1)} {row['error']:.3f}")
     seconds = time.perf_counter() - begun
-    final = judged_in_gymnasium(life, world)
+    final = judged_in_gymnasium(life, world, FEWER.get(case, AT_THE_END))
     return {
         "world": world,
         "assigner": assigner,
@@ -122,6 +128,7 @@ def learnt(case: str, assigner: str) -> dict[str, Any]:
         "reached": {str(t): [_reached(curve, i, t) for i in range(len(SEEDS))] for t in thresholds},
         "curve": curve,
         "episodes": [row[:_FIRST] for row in lived],
+        "final_episodes": final.shape[1],
         "return_by_seed": final.mean(1).tolist(),
         "return_iqm": iqm(final.mean(1)),
         "ci95": list(interval(final)),
@@ -135,13 +142,13 @@ def asked_by(case: str, threshold: float, assigner: str) -> int | None:
     return by.get(assigner, by.get(""))
 
 
-def judged_in_gymnasium(life: AbstractLives, world: str) -> np.ndarray:
+def judged_in_gymnasium(life: AbstractLives, world: str, episodes: int) -> np.ndarray:
     """Greedy returns of every seed in gymnasium's world, (seeds, episodes); the swing-up's are our
     own equations there too."""
     hosted = lives(life.mind, make(f"gymnasium:{world}"), life.seeds)
     alive, *rest = hosted.state
     hosted.restore((eqx.tree_at(lambda alive: alive.mind, alive, life.alive.mind), *rest))
-    scores = hosted.judge(AT_THE_END, JUDGE_SEED + 1)
+    scores = hosted.judge(episodes, JUDGE_SEED + 1)
     hosted.close()
     return scores
 
@@ -230,6 +237,16 @@ def _reached(curve: list[dict[str, Any]], seed: int, threshold: float) -> int | 
     return next((row["step"] for row in judged if row["returns"][seed] >= threshold), None)
 
 
+def draw(case: dict[str, Any], path: Path) -> None:
+    """The picture of judged returns and of surprise, on the way."""
+    rows = [
+        {"seed": seed, "step": row["step"], "judged_return": score, "surprise": row["surprise"]}
+        for row in case["curve"]
+        for seed, score in zip(SEEDS, row.get("returns", ()), strict=False)
+    ]
+    write_bytes_atomically(path, as_png(figures.life_curve(rows, "energy, mean of seeds")))
+
+
 def _say(text: str) -> None:
     print(f"  {text}", file=sys.stderr, flush=True)
 
@@ -285,7 +302,11 @@ def main() -> None:
         held["machine"] = {"jax": jax.__version__, "python": platform.python_version()}
         held["command"] = "python -m benchmarks.living [WORLD --model MODEL | --change | --speed]"
         RESULTS.parent.mkdir(parents=True, exist_ok=True)
-        RESULTS.write_text(json.dumps(held, indent=1) + "\n")
+        write_atomically(RESULTS, json.dumps(held, indent=1) + "\n")
+    cases = json.loads(RESULTS.read_text())["cases"] if RESULTS.exists() else {}
+    for world in CURVES:
+        if case := cases.get(f"{world}/fixed-prediction"):
+            draw(case, RESULTS.with_name(f"living-{world}.png"))
 
 
 if __name__ == "__main__":

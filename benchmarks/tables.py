@@ -11,8 +11,9 @@ import sys
 import tomllib
 from pathlib import Path
 
+from anima.run import agents
 from anima.run.statistics import iqm
-from benchmarks.living import WORLDS, asked_by
+from benchmarks.living import AT_THE_END, CURVES, WORLDS, asked_by
 from benchmarks.memory_page import interval as _interval
 from benchmarks.memory_page import memory_page
 
@@ -201,6 +202,11 @@ def living_tables() -> list[str]:
     names = sorted(lived, key=lambda name: place(name.rpartition("/")[0]))
     lines += [_living_row(name, lived[name]) for name in names]
     lines += note("results", "living")
+    drawn = [world for world in CURVES if (RESULTS / f"living-{world}.png").exists()]
+    if drawn:
+        lines += ["", "Higher dimensions, with their curves (interval and seeds; greedy episodes):"]
+    for world in drawn:
+        lines += ["", f"![{world}](../benchmarks/results/living-{world}.png)"]
     changes = [case for case in cases.values() if "change" in case]
     changes.sort(key=lambda case: place(case["world"]))
     if changes:
@@ -240,11 +246,13 @@ def _living_row(key: str, case: dict) -> str:
     met = {row["step"]: row["returns"] for row in case["curve"] if "returns" in row}
     way = [f"{step}: {iqm(met[step]):.1f}" for step in asked.values() if step in met]
     low, high = case["ci95"]
+    episodes = case.get("final_episodes", AT_THE_END)
+    fewer = f" ({episodes} episodes)" if episodes != AT_THE_END else ""
     return (
         f"| {shown} | {case['assigner']} | {'; '.join(cells)} | "
         f"{'; '.join(str(step or '-') for step in asked.values())} | {_own(case)} | "
         f"{'; '.join(way) or '-'} | "
-        f"{case['return_iqm']:.1f} [{low:.1f}, {high:.1f}] after {case['steps']} |"
+        f"{case['return_iqm']:.1f} [{low:.1f}, {high:.1f}] after {case['steps']}{fewer} |"
     )
 
 
@@ -392,7 +400,32 @@ def agents_page() -> str:
             title = f"{world} (asked: {asked})" if asked else world
             lines += ["", f"## {title}", "", _AGENT_HEAD, "|---" * 8 + "|", *rows]
             lines += note("agents", world)
-    return "\n".join([*lines, *agents_speed_tables()])
+    return "\n".join([*lines, *agents_sweep_table(), *agents_speed_tables()])
+
+
+def agents_sweep_table() -> list[str]:
+    """The rates that were tried for twins of agents, on lives that no row is made of."""
+    found = read(RESULTS / "agents-twin-rates.json")
+    if found is None:
+        return []
+    seeds = [found["first_seed"], found["first_seed"] + found["seeds"] - 1]
+    lines = [
+        "",
+        "## The twins' rates",
+        "",
+        f"`{found['command']}`, seeds {seeds[0]} to {seeds[1]}, judged as the rows are. An actor's",
+        "and a critic's are changed together; what ships is the best of them.",
+        "",
+        "| twin | rate: return, IQM | ships |",
+        "|---|---|---|",
+    ]
+    rate = lambda row: row["rates"]["rate"]
+    for preset, tried in found["presets"].items():
+        told = lambda row: "diverged" if row["return_iqm"] is None else f"{row['return_iqm']:.1f}"
+        cells = [f"{rate(row):g}: {told(row)}" for row in sorted(tried, key=rate)]
+        ships = agents.resolve(agents.read_preset(preset)).agent["rate"]
+        lines.append(f"| `{preset}` | {', '.join(cells)} | {ships:g} |")
+    return lines
 
 
 def agents_speed_tables() -> list[str]:
