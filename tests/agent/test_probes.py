@@ -2,7 +2,7 @@
 
 import pytest
 
-from anima.agent import DDPG, DQN, PPO, REINFORCE, SAC, SVG0, Synapse
+from anima.agent import ANGC, DDPG, DQN, PPO, REINFORCE, SAC, SVG0, Synapse
 from anima.testing import check_agent
 from anima.world.env import Discrete
 from anima.world.probes import STEER
@@ -14,6 +14,12 @@ STEERED = dict(rate=3e-3, critic_rate=1e-2, worlds=2) | REPLAY
 ROLLOUT = dict(rate=1e-2, critic_rate=1e-2, every=4, worlds=16)
 CASES = {
     "dqn": (DQN, dict(rate=1e-2, epsilon_end=0.5) | REPLAY, 100, Discrete(2)),
+    "angc": (
+        ANGC,
+        dict(rate=1e-2, epsilon_end=0.5, fade=0.9, epistemic=0.0) | REPLAY,
+        200,
+        Discrete(2),
+    ),
     "reinforce": (REINFORCE, ROLLOUT, 200, Discrete(2)),
     "ppo": (PPO, ROLLOUT | dict(epochs=4), 100, Discrete(2)),
     "ddpg": (DDPG, dict(noise=0.3) | STEERED, 250, STEER),
@@ -24,7 +30,15 @@ CASES = {
 LOOSE = {"svg0": 0.25, "sac": 0.25, "synapse": 0.3}  # they never stop exploring, which costs
 
 
-SLOW = ("ppo", "reinforce", "ddpg", "svg0", "sac", "synapse")  # their programs take long to compile
+SLOW = (
+    "angc",
+    "ppo",
+    "reinforce",
+    "ddpg",
+    "svg0",
+    "sac",
+    "synapse",
+)  # their programs take long to compile
 NAMES = [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in CASES]
 
 

@@ -131,8 +131,9 @@ def test_a_film_that_fails_is_told_and_costs_no_life(monkeypatch, drawn):
 
 def test_a_change_of_physics_is_marked_and_filmed(tmp_path):
     """What is filmed is the world as it has become."""
-    words = ["live", "CartPole-v1", "--assigner", "backprop", "--steps", "20", "--quiet", *TINY]
-    words += ["--set", "world.change={at=10, motor=0.0}", "--out", str(tmp_path / "run")]
+    words = ["live", "CartPole-v1", "--agent", "dqn", "--steps", "20", "--quiet"]
+    words += ["--assigner", "fixed-prediction", "--out", str(tmp_path / "run"), *TINY]
+    words += ["--set", "world.change={at=10, motor=0.0}"]
     opened, stage = [], film.stage
     spy = lambda name, seed, physics, **more: (
         opened.append(physics) or stage(name, seed, physics, **more)
@@ -141,7 +142,9 @@ def test_a_change_of_physics_is_marked_and_filmed(tmp_path):
         patch.setattr(film, "stage", spy)
         assert main(words) == 0
     assert opened == [{"motor": 0.0}]
-    assert "physics of the world changed" in (tmp_path / "run" / "report.html").read_text()
+    report = (tmp_path / "run" / "report.html").read_text()
+    assert "physics of the world changed" in report
+    assert "fixed-prediction, by local errors that equal backpropagation&#x27;s" in report
     worlds = [film.stage("CartPole-v1", 0, {"motor": motor}) for motor in (0.0, -1.0)]
     still, pulled = [host.step(np.ones(1, np.int64)).following[0, 1] for host in worlds]
     assert abs(still) < 0.06 and pulled < -0.1

@@ -128,7 +128,7 @@ def _life_facts(
         ("95% interval", f"{found['ci95'][0]:.1f} to {found['ci95'][1]:.1f}"),
         ("Mean return", f"{found['return_mean']:.1f}"),
         ("Judged by", f"{found['episodes']} greedy episodes a seed, in fresh worlds"),
-        ("Credit", str(found["assigner"])),
+        ("Credit", _credit(str(found["assigner"]))),
         ("Environment steps", str(found["environment_steps"])),
         *numbers,
         *([("Note", found["note"])] if "note" in found else []),
@@ -157,6 +157,12 @@ def _life_command(header: LiveHeader, living: Living) -> str:
     return " ".join([*parts, f"--seed {header.seed} --seeds {header.seeds}", *changes])
 
 
+def _credit(assigner: str) -> str:
+    """An assigner's name, and whether what it gives is what a backward pass would."""
+    exact = assigner.replace("_", "-") in ("fixed-prediction", "zil")
+    return f"{assigner}, by local errors that equal backpropagation's" if exact else assigner
+
+
 def _facts(result, header: Header, training: Training, outcome: Outcome) -> list[tuple[str, str]]:
     last = [row for row in outcome.rows if row["who"] == "circuit"][-1]
     facts = [("Test accuracy", f"{100 * result['test_accuracy']:.2f}%")]
@@ -168,7 +174,7 @@ def _facts(result, header: Header, training: Training, outcome: Outcome) -> list
     return [
         *facts,
         ("Circuit", f"{config.circuit['family']} {'-'.join(sizes)}"),
-        ("Credit", config.assigner["name"]),
+        ("Credit", _credit(config.assigner["name"])),
         ("Epochs", str(config.train.epochs)),
         ("Last residual", f"{last['residual']:.2g}"),
         ("Settling steps per example", str(last["settling_steps"])),
