@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from anima.app import figures
+from anima.app import figures, summary
 from anima.app.cli import main
 from anima.core.errors import InputError
 
@@ -34,6 +34,11 @@ def test_a_life_is_reported_with_what_it_imagined(tmp_path, capsys):
     assert {"newborn.gif", "policy.gif"} <= drawn
     report = (tmp_path / "run" / "report.html").read_text()
     assert "Newborn, at random." in report and "4 futures of 2 imagined steps" in report
+    asked = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(summary, "played", lambda *words, **more: asked.append(words))
+        assert main(["resume", str(tmp_path / "run"), "--quiet"]) == 0
+    assert len(asked) == 1, "a world that could not be drawn was asked again"
 
 
 @pytest.mark.slow

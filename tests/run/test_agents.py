@@ -176,7 +176,7 @@ def test_the_living_agent_has_presets_and_settings_of_its_own():
     assert config.agent["gating"]["share"] == 0.2 and config.world["change"]["motor"] == -1.0
     mind = agents.build_mind(config, make("CartPole-v1").spec)
     assert mind.planner.samples == 9 and mind.wish.near[0][2] == -1.0
-    name, table = agents.choose("HalfCheetah-v5", agent="living")
+    name, table = agents.choose("Swimmer-v5", agent="living")
     assert name == "" and agents.resolve(table).agent["planner"] == ""
     table["agent"]["plan"] = {"horizon": 3}
     with pytest.raises(InputError, match=r"give agent\.planner"):
@@ -195,6 +195,11 @@ def test_the_living_agent_has_presets_and_settings_of_its_own():
             "reacher-living",
             Spec("Reacher-v5", 10, Continuous((-1.0, -1.0), (1.0, 1.0)), 50),
             {"aside", "ahead"},
+        ),
+        (
+            "halfcheetah-living",
+            Spec("HalfCheetah-v5", 17, Continuous((-1.0,) * 6, (1.0,) * 6), 1000),
+            {"speed"},
         ),
     ],
 )

@@ -81,7 +81,7 @@ def write_life(
     mind, name = living.mind, living.config.world["name"]
     drawn = _life_figures(living, first, outcome)
     films = {"policy": played(mind, first, name, seed=living.seed, physics=living.physics)}
-    if isinstance(mind, LivingMind):
+    if isinstance(mind, LivingMind) and films["policy"]:  # MuJoCo dies of being asked twice
         born = jax.jit(mind.init)(jax.random.key(living.seed))
         before = played(mind, born, name, seed=living.seed, physics={})
         films = {"newborn": before and (before[0], f"Newborn, at random. {before[1]}")} | films
