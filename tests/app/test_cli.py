@@ -431,6 +431,18 @@ def test_bad_input_is_one_line_and_leaves_nothing(capsys, unbegun, arguments, wa
     assert os.listdir() == []
 
 
+def test_what_no_memory_holds_is_bad_input(tmp_path, capsys, monkeypatch):
+    """What XLA says of `agent.batch=1000000000`; a machine that overcommits would try it."""
+    text = "RESOURCE_EXHAUSTED: Out of memory allocating 2628000029120 bytes."
+
+    def exhausted(*words, **more):
+        raise jax.errors.JaxRuntimeError(text)
+
+    monkeypatch.setattr("anima.run.live.Living.run", exhausted)
+    said = refused(capsys, "live", "CartPole-v1", "--out", tmp_path / "run", "--quiet")
+    assert "this asks for 2,447.5 GiB more than there is: reduce a size" in said
+
+
 def test_an_occupied_out_is_refused_before_data_are_read(tmp_path, capsys, finished, monkeypatch):
     import anima.world.data
 

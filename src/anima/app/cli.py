@@ -46,6 +46,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
     except Exception as error:
+        if wanted := _too_large(error):
+            return _complain(wanted, BAD_INPUT, debug)
         return _complain(error, FAILED, debug)
 
 
@@ -457,6 +459,19 @@ def _download_progress(quiet: bool):
     from anima.app.progress import downloads
 
     return downloads(quiet, sys.stderr)
+
+
+def _too_large(error: Exception) -> InputError | None:
+    """What to say if memory is what failed; only those who chose the sizes can mend that."""
+    found = re.search(r"[Oo]ut of memory(?: allocating (\d+) bytes)?", str(error))
+    if not found and not isinstance(error, MemoryError):
+        return None
+    size = found and found[1]
+    much = f"{int(size) / 2**30:,.1f} GiB more" if size else "more memory"
+    return InputError(
+        f"this asks for {much} than there is: reduce a size (batch, hidden, samples, capacity, "
+        "seeds)"
+    )
 
 
 def _complain(error: BaseException, code: int, debug: bool) -> int:
