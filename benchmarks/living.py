@@ -6,11 +6,12 @@
     python -m benchmarks.living --speed
 
 Seeds 20 to 29 live side by side in compiled worlds, judged by some greedy episodes each in fresh
-worlds until all have come to the returns asked for, and at the steps asked by; the end is judged
-by 100 greedy episodes a seed (of HalfCheetah 3) in gymnasium itself. The twin (`backprop`) is the
-same agent whose model of equal size learns by backpropagation. Settings were tuned on seeds from
-100 on. Results go to `benchmarks/results/living.json`, one entry a case; cases that are there are
-not run again unless `--again`. Curves of the worlds that have many dimensions are drawn beside it.
+worlds until all have come to the returns asked for (where curves are drawn, always), and at the
+steps asked by; the end is judged by 100 greedy episodes a seed (of HalfCheetah 3) in gymnasium
+itself. The twin (`backprop`) is the same agent whose model of equal size learns by backpropagation.
+Settings were tuned on seeds from 100 on. Results go to `benchmarks/results/living.json`, one entry
+a case; cases that are there are not run again unless `--again`. Curves of the worlds that have many
+dimensions are drawn beside it.
 """
 
 import argparse

@@ -369,13 +369,13 @@ def agents_page() -> str:
         "says), lived from seeds 0 to N-1 side by side in one compiled program",
         "and judged by 100 greedy episodes a seed in fresh worlds. The interquartile mean and",
         "its 95% bootstrap interval are over seeds. Presets were tuned on seeds from 100 on.",
-        "*backprop* is the twin of *predictive*: the same circuits (PPO's with its own rate and",
-        "epochs), credit by reverse mode. The circuits of *eqprop* have one hidden layer of 128",
-        "in place of 64-64, and its Q-learners see rewards ten times smaller;",
-        "*eqprop-predictive* is the same rule in the circuits of *predictive*, whose free phase",
-        "is their prediction. Seconds are of all seeds together, on one core that others shared;",
-        "*to threshold* is the median over seeds of the first judging (10 episodes) at or above",
-        "it, with how many seeds got there, and after how many seconds (of all seeds side by side,",
+        "*backprop* is the twin of *predictive*: the same circuits, credit by reverse mode, at a",
+        "rate of its own (see below; PPO's with its own epochs too). The circuits of *eqprop* have",
+        "one hidden layer of 128 in place of 64-64, and its Q-learners see rewards ten times",
+        "smaller; *eqprop-predictive* is the same rule in the circuits of *predictive*, whose free",
+        "phase is their prediction. Seconds are of all seeds together, on one core that others",
+        "shared; *to threshold* is the median over seeds of the first judging (10 episodes) at or",
+        "above it, with how many seeds got there, and after how many seconds (of all seeds,",
         "compiling and judging included; not noted in older rows). Presets that set `average`",
         "(LunarLander's, and ANGC's of CartPole) are judged by averaged synapses. What has no row",
         "was not run. Below tables stands what was missed; its figures of tuning seeds and of",
@@ -408,24 +408,25 @@ def agents_sweep_table() -> list[str]:
     found = read(RESULTS / "agents-twin-rates.json")
     if found is None:
         return []
-    seeds = [found["first_seed"], found["first_seed"] + found["seeds"] - 1]
     lines = [
         "",
         "## The twins' rates",
         "",
-        f"`{found['command']}`, seeds {seeds[0]} to {seeds[1]}, judged as the rows are. An actor's",
-        "and a critic's are changed together; what ships is the best of them.",
+        f"`{found['command']}`: seeds from {found['first_seed']} on, judged as the rows",
+        "are. A critic's rate keeps its ratio to the actor's. Other twins have the rate of",
+        "those that they are twins of.",
         "",
-        "| twin | rate: return, IQM | ships |",
-        "|---|---|---|",
+        "| twin | seeds | rate: return, IQM | ships |",
+        "|---|---|---|---|",
     ]
     rate = lambda row: row["rates"]["rate"]
     for preset, tried in found["presets"].items():
         told = lambda row: "diverged" if row["return_iqm"] is None else f"{row['return_iqm']:.1f}"
         cells = [f"{rate(row):g}: {told(row)}" for row in sorted(tried, key=rate)]
         ships = agents.resolve(agents.read_preset(preset)).agent["rate"]
-        lines.append(f"| `{preset}` | {', '.join(cells)} | {ships:g} |")
-    return lines
+        count = ", ".join(sorted({str(row["seeds"]) for row in tried}))
+        lines.append(f"| `{preset}` | {count} | {', '.join(cells)} | {ships:g} |")
+    return lines + note("agents", "twins")
 
 
 def agents_speed_tables() -> list[str]:

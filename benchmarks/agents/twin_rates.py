@@ -2,14 +2,14 @@
 
     python -m benchmarks.agents.twin_rates [cartpole-dqn-backprop ...] [--seeds 5]
 
-All rates of a twin (an actor's and a critic's alike) are multiplied by each factor, and seeds from
-100 on are lived side by side and judged as the rows are. Writes
-`benchmarks/results/agents-twin-rates.json`; a factor that is there is not lived again, so begin
-without a preset's entry after changing it. The best belongs in the preset; this script does not
-write it there.
+A critic's rate keeps its ratio to the actor's. Seeds from 100 on are lived side by side and judged
+as the rows are. Writes `benchmarks/results/agents-twin-rates.json`; a rate that is there with as
+many seeds is not lived again, so begin without a preset's entry after changing it. The best belongs
+in the preset; this script does not write it there.
 """
 
 import argparse
+import contextlib
 import json
 import tempfile
 from pathlib import Path
@@ -21,8 +21,7 @@ from anima.run.live import Living
 from anima.run.statistics import iqm
 
 PATH = Path(__file__).parents[1] / "results" / "agents-twin-rates.json"
-FACTORS = (0.3, 1.0, 3.0)
-RATES = ("rate", "critic_rate")
+RATES = (0.0003, 0.001, 0.003)
 FIRST_SEED = 100
 
 
@@ -31,19 +30,21 @@ def twins() -> list[str]:
     return [name for name in agents.preset_names() if name.endswith("-backprop")]
 
 
-def scaled(preset: str, factor: float) -> tuple[dict[str, float], agents.LiveConfig]:
-    """The preset with all its rates times `factor`, and what they then are."""
+def at_rate(preset: str, rate: float) -> tuple[dict[str, float], agents.LiveConfig]:
+    """The preset at a rate, and what its rates then are."""
     table = agents.read_preset(preset)
     told = agents.resolve(table).agent
-    rates = {name: float(f"{factor * told[name]:.3g}") for name in RATES if told.get(name)}
+    both = {name: told[name] / told["rate"] for name in ("rate", "critic_rate") if name in told}
+    rates = {name: float(f"{rate * ratio:.3g}") for name, ratio in both.items()}
     changed = agents.override(table, [f"agent.{name}={rate!r}" for name, rate in rates.items()])
     return rates, agents.resolve(changed)
 
 
 def return_of(config: agents.LiveConfig, seeds: int) -> float | None:
     """The interquartile mean of greedy returns; `None` if a life diverges."""
-    with tempfile.TemporaryDirectory() as folder:
-        living = Living(config, FIRST_SEED, seeds, Path(folder))
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        living = stack.enter_context(contextlib.closing(Living(config, FIRST_SEED, seeds, folder)))
         try:
             outcome = living.run()
         except DivergedError:
@@ -58,19 +59,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("presets", nargs="*", default=twins())
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--factors", type=float, nargs="+", default=FACTORS)
+    parser.add_argument("--rates", type=float, nargs="+", default=RATES)
     options = parser.parse_args()
     found = json.loads(PATH.read_text()) if PATH.exists() else {"presets": {}}
-    found["command"] = f"python -m benchmarks.agents.twin_rates --seeds {options.seeds}"
-    found["first_seed"], found["seeds"] = FIRST_SEED, options.seeds
+    found["command"] = "python -m benchmarks.agents.twin_rates [PRESET]"
+    found["first_seed"] = FIRST_SEED
     for preset in options.presets:
         tried = found["presets"].setdefault(preset, [])
-        for factor in options.factors:
-            rates, config = scaled(preset, factor)
-            if any(row["rates"] == rates for row in tried):
+        for rate in options.rates:
+            rates, config = at_rate(preset, rate)
+            row = {"rates": rates, "seeds": options.seeds}
+            if any(row.items() <= other.items() for other in tried):
                 continue
             score = return_of(config, options.seeds)
-            tried.append({"rates": rates, "return_iqm": score, "seeds": options.seeds})
+            tried.append(row | {"return_iqm": score})
             write_atomically(PATH, json.dumps(found, indent=1) + "\n")
             print(preset, rates, score, flush=True)
 

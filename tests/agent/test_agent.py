@@ -6,6 +6,7 @@ import pytest
 
 from anima.agent import DQN
 from anima.core.errors import DivergedError, InputError
+from anima.world.host import Hosted, hosted
 
 SMALL = dict(assigner="backprop", hidden=[4], every=2, batch=4, capacity=40, warmup=4, steps=99)
 
@@ -25,6 +26,42 @@ def test_a_saved_agent_is_loaded_whole_and_learns_on_alike(agent, tmp_path):
     np.testing.assert_array_equal(agent.predict(seen)[0], other.predict(seen)[0])
     for a, b in zip(_circuit(agent), _circuit(other), strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize(("world", "other"), [("Wandering-v0", None), ("CartPole-v1", "elsewhere")])
+def test_where_an_episode_cannot_be_found_again_a_new_one_begins(tmp_path, wandering, world, other):
+    """In a world that ignores its seed; in another world of the same spaces."""
+    agent = DQN(f"gymnasium:{world}", seed=3, **SMALL).learn(6)
+    agent.save(tmp_path / "agent.npz")
+    elsewhere = other and Hosted(hosted("Wandering-v0").spec, np.asarray, 0)
+    with pytest.warns(UserWarning, match="no longer lead to the same place: new episodes begin"):
+        again = DQN.load(tmp_path / "agent.npz", elsewhere)
+    assert again.steps == 6 and again.lives.one(0).worlds.age == 0
+    assert again.lives.one(0).tally.length == 0
+    seen = again.lives.one(0).worlds.observation
+    np.testing.assert_array_equal(again.learn(2).lives.one(0).mind.replay.rows.observation[6], seen)
+    assert again.steps == 8
+    agent.close(), again.close()
+
+
+class _Wandering(gymnasium.Env):
+    """Shows what its own chance says, whatever the seed."""
+
+    observation_space = gymnasium.spaces.Box(-9, 9, (4,))
+    action_space = gymnasium.spaces.Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        return np.random.default_rng().normal(size=4).astype(np.float32), {}
+
+    def step(self, action):
+        return np.random.default_rng().normal(size=4).astype(np.float32), 0.0, False, False, {}
+
+
+@pytest.fixture
+def wandering():
+    gymnasium.register("Wandering-v0", _Wandering, max_episode_steps=500)
+    yield
+    del gymnasium.registry["Wandering-v0"]
 
 
 def _circuit(agent):

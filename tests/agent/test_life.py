@@ -85,6 +85,9 @@ for a, b in zip(numbers(many.one(1)), numbers(alone.one(0)), strict=True):
     assert a.devices() == b.devices()
     np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 np.testing.assert_array_equal(many.judge(2, 1)[1], alone.judge(2, 1)[0])
+alone.restore(many.only(1))
+for leaf in jax.tree.leaves(alone.state):
+    assert leaf.devices() == {jax.devices()[0]}
 again = lives(mind, world, [4, 5, 6, 7])
 again.restore(many.state)
 again.advance(3), many.advance(1), many.advance(2)

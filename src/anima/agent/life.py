@@ -9,6 +9,7 @@ else lives and on how many devices.
 import contextlib
 import math
 import os
+import warnings
 from abc import abstractmethod
 from collections.abc import Sequence
 from functools import cached_property
@@ -26,7 +27,7 @@ from anima.core.errors import InputError
 from anima.core.hoist import scan
 from anima.core.types import Count, Keys
 from anima.world.env import AbstractWorld, AbstractWorlds, Compiled, Moment, Transition
-from anima.world.host import Host, Hosted
+from anima.world.host import Host, Hosted, Lost
 
 _AT_ONCE = 1000  # environment steps of a life in a chunk, at most (but for longer cycles)
 _MOST_SIDE_BY_SIDE = 10  # hosted worlds open at once for an evaluation
@@ -133,8 +134,7 @@ class AbstractLives:
 
     def only(self, life: int) -> Any:
         """The `state` of one of the lives, as lives from its seed alone would have it."""
-        cut = lambda leaf, axis: jnp.array(leaf) if axis is None else leaf[life : life + 1]
-        return jax.tree.map(cut, self.alive, _axes(self.alive))
+        return _wide(self.one(life))
 
     @property
     def steps(self) -> int:
@@ -256,9 +256,21 @@ class HostedLives(AbstractLives):
         return super().only(life), {name: x[own] for name, x in self._stand().items()}
 
     def restore(self, state: Any) -> None:
+        """As everywhere; but where what was seen cannot be found again new episodes begin, and a
+        warning says so."""
         alive, snapshot = state
         self.alive = jax.device_put(alive, jax.devices()[0])  # there may be others, of other lives
-        self._host.restore({name: np.asarray(value) for name, value in snapshot.items()})
+        try:
+            self._host.restore({name: np.asarray(value) for name, value in snapshot.items()})
+        except Lost as lost:
+            warnings.warn(f"{lost}: new episodes begin", stacklevel=2)
+            self._host.skip()
+            stood = alive.worlds
+            seen = jnp.asarray(self._host.observation).reshape(stood.observation.shape)
+            fresh = Moment(None, jnp.zeros_like(stood.age), seen)
+            nothing = jax.tree.map(jnp.zeros_like, alive.tally)
+            both = lambda alive: (alive.worlds, alive.tally)
+            self.alive = eqx.tree_at(both, self.alive, (fresh, nothing))
 
     def _go(self, cycles: int) -> Any:
         before = self._stand()

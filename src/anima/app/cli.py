@@ -47,6 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return FAILED
     except Exception as error:
         if wanted := _too_large(error):
+            wanted.__cause__ = error
             return _complain(wanted, BAD_INPUT, debug)
         return _complain(error, FAILED, debug)
 
@@ -467,9 +468,9 @@ def _too_large(error: Exception) -> InputError | None:
     if not found and not isinstance(error, MemoryError):
         return None
     size = found and found[1]
-    much = f"{int(size) / 2**30:,.1f} GiB more" if size else "more memory"
+    much = f"an array of {int(size) / 2**30:,.1f} GiB does" if size else "this does"
     return InputError(
-        f"this asks for {much} than there is: reduce a size (batch, hidden, samples, capacity, "
+        f"{much} not fit into memory: reduce a size (batch, hidden, samples, capacity, count or "
         "seeds)"
     )
 

@@ -128,7 +128,7 @@ def _life_facts(
         ("95% interval", f"{found['ci95'][0]:.1f} to {found['ci95'][1]:.1f}"),
         ("Mean return", f"{found['return_mean']:.1f}"),
         ("Judged by", f"{found['episodes']} greedy episodes a seed, in fresh worlds"),
-        ("Credit", _credit(str(found["assigner"]))),
+        ("Credit", _credit(str(found["assigner"]), last.get("alignment"))),
         ("Environment steps", str(found["environment_steps"])),
         *numbers,
         *([("Note", found["note"])] if "note" in found else []),
@@ -157,9 +157,9 @@ def _life_command(header: LiveHeader, living: Living) -> str:
     return " ".join([*parts, f"--seed {header.seed} --seeds {header.seeds}", *changes])
 
 
-def _credit(assigner: str) -> str:
-    """An assigner's name, and whether what it gives is what a backward pass would."""
-    exact = assigner.replace("_", "-") in ("fixed-prediction", "zil")
+def _credit(assigner: str, alignment: float | None) -> str:
+    """An assigner's name, and whether what it gave is what a backward pass would have."""
+    exact = assigner in ("fixed-prediction", "zil") and (alignment or 0) > 1 - 1e-4
     return f"{assigner}, by local errors that equal backpropagation's" if exact else assigner
 
 
@@ -174,7 +174,7 @@ def _facts(result, header: Header, training: Training, outcome: Outcome) -> list
     return [
         *facts,
         ("Circuit", f"{config.circuit['family']} {'-'.join(sizes)}"),
-        ("Credit", _credit(config.assigner["name"])),
+        ("Credit", config.assigner["name"]),
         ("Epochs", str(config.train.epochs)),
         ("Last residual", f"{last['residual']:.2g}"),
         ("Settling steps per example", str(last["settling_steps"])),

@@ -5,6 +5,7 @@ not depend on where. A run that was interrupted and resumed, on as many devices,
 bits.
 """
 
+import contextlib
 import dataclasses
 import time
 import warnings
@@ -339,22 +340,24 @@ def begin(path: Path, config: LiveConfig, *, preset: str, seed: int, seeds: int)
 def load(path: str | Path, seed: int | None = None) -> AbstractAgent:
     """The agent of a run, as it was at the last checkpoint, to act, to live on, to be saved.
 
+    Where physics were to change it lives on in those of the checkpoint; a file that it is saved to
+    knows their world by name alone, so give `load` the altered one.
+
     **Arguments:** `seed`, which of the run's lives (none: the first).
 
     **Raises:** `InputError` for a folder that holds no life, or not the life of that seed.
     """
     header, config = read(Path(path))
-    living = Living(config, header.seed, header.seeds, Path(path))
-    if seed is None:
-        seed = header.seed
-    if seed not in living.seeds:
-        held = f"{living.seeds[0]} to {living.seeds[-1]}" if header.seeds > 1 else f"{header.seed}"
+    last = header.seed + header.seeds - 1
+    seed = header.seed if seed is None else seed
+    if not header.seed <= seed <= last:
+        held = f"{header.seed} to {last}" if header.seeds > 1 else f"{header.seed}"
         raise InputError(f"{path} holds no life of seed {seed}: it has {held}")
-    living.restore(warnings.warn)
-    changed = None if living.world is living.usual else living.world
-    agent = agents.build_agent(config, seed, changed)
-    agent.lives.restore(living.lives.only(living.seeds.index(seed)))
-    living.close()
+    with contextlib.closing(Living(config, header.seed, header.seeds, Path(path))) as living:
+        living.restore(warnings.warn)
+        changed = None if living.world is living.usual else living.world
+        agent = agents.build_agent(config, seed, changed)
+        agent.lives.restore(living.lives.only(seed - header.seed))
     return agent
 
 

@@ -12,7 +12,7 @@ def load(run: str | Path, *, seed: int | None = None) -> Any:
 
     >>> trained = anima.load("runs/digits-eqprop-0")
     >>> trained.predict(images).argmax(-1)
-    >>> agent = anima.load("runs/cartpole-angc-0")
+    >>> agent = anima.load("runs/CartPole-v1-cartpole-angc-0")
     >>> action, _ = agent.predict(observation)
 
     **Arguments:** `seed`, of lives, which (none: the first).
@@ -25,9 +25,10 @@ def load(run: str | Path, *, seed: int | None = None) -> Any:
     path = Path(run)
     if live.is_life(path):
         return live.load(path, seed)
+    trained = folder.load(path)
     if seed is not None:
         raise InputError(f"load: seed is {seed}: {run} learnt data, and only lives are told by it")
-    return folder.load(path)
+    return trained
 
 
 def preset(name: str, *, seed: int = 0) -> Any:

@@ -9,7 +9,10 @@ next episode.
 """
 
 import dataclasses
+import math
+import operator
 from abc import abstractmethod
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -89,6 +92,22 @@ class Continuous:
 
 
 ActionSpace = Discrete | Continuous
+
+
+def box(name: str, low: Iterable[Any], high: Iterable[Any]) -> Continuous:
+    """The bounds that the world `name` gives its actions.
+
+    **Raises:** `InputError` for bounds that are not finite, or leave nothing to choose.
+    """
+    space = Continuous(tuple(map(float, low)), tuple(map(float, high)))
+    if not all(map(math.isfinite, space.low + space.high)):
+        raise InputError(f"{name} takes actions without bounds: wrap it in gymnasium's ClipAction")
+    if not space.low or any(map(operator.ge, space.low, space.high)):
+        raise InputError(
+            f"{name} takes actions from {list(space.low)} to {list(space.high)}, where there is "
+            "nothing to choose in some number, or no number: wrap it, so that only choices are left"
+        )
+    return space
 
 
 @dataclasses.dataclass(frozen=True)

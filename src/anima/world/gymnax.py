@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from anima.core.errors import InputError, nearest
 from anima.core.types import Scalar
-from anima.world.env import LONGEST, AbstractWorld, Continuous, Discrete, Spec
+from anima.world.env import LONGEST, AbstractWorld, Continuous, Discrete, Spec, box
 
 
 class GymnaxWorld(AbstractWorld):
@@ -62,7 +62,7 @@ def _action(name: str, space: Any) -> Discrete | Continuous:
         return Discrete(int(space.n))
     if isinstance(space, spaces.Box) and len(space.shape) == 1:
         low, high = (jnp.broadcast_to(bound, space.shape) for bound in (space.low, space.high))
-        return Continuous(tuple(map(float, low)), tuple(map(float, high)))
+        return box(f"gymnax:{name}", low, high)
     raise InputError(f"gymnax:{name} takes {_kind(space)}: agents give a number or a vector")
 
 

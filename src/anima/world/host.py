@@ -11,7 +11,6 @@ be copied.
 
 import contextlib
 import dataclasses
-import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
@@ -34,6 +33,7 @@ from anima.world.env import (
     Moment,
     Spec,
     Transition,
+    box,
 )
 
 
@@ -100,6 +100,13 @@ def build(name: str, **arguments: Any) -> Any:
             ) from error
         except gymnasium.error.DependencyNotInstalled as error:
             raise InputError(f"{name} needs more than is installed: {error}") from error
+
+
+class Lost(InputError):
+    """An episode that cannot be found again."""
+
+    def __init__(self, name: str):
+        super().__init__(f"{name}: the same seed and actions no longer lead to the same place")
 
 
 class Host(AbstractWorlds):
@@ -221,8 +228,8 @@ class Host(AbstractWorlds):
     def restore(self, snapshot: dict[str, np.ndarray]) -> None:
         """Back to where `snapshot` was taken, by acting out each world's present episode.
 
-        **Raises:** `InputError` if that leads elsewhere: the environment is not a function of its
-        seed and the actions.
+        **Raises:** `Lost` if that leads elsewhere: the environment is not a function of its seed
+        and the actions.
         """
         self._episode = np.asarray(snapshot["episode"], np.int64).copy()
         ages, acts = np.asarray(snapshot["age"], np.int64), np.asarray(snapshot["acts"])
@@ -232,8 +239,13 @@ class Host(AbstractWorlds):
             for action in acts[index, :age]:
                 self.observation[index] = self._act_out(index, action)
         if not np.allclose(self.observation, snapshot["seen"], rtol=1e-3, atol=1e-5):
-            raise _lost(self.spec.name)
+            raise Lost(self.spec.name)
         self._age, self._done = ages.astype(np.int32), acts.astype(self._acts).copy()
+
+    def skip(self) -> None:
+        """To the start of each world's next episode."""
+        self._episode, self._age = self._episode + 1, np.zeros(len(self.seeds), np.int32)
+        self.observation = self._reset(np.ones(len(self.seeds), bool))
 
     def render(self) -> Any:
         """A picture of the first world, if it was made to draw itself."""
@@ -307,7 +319,7 @@ class Host(AbstractWorlds):
         with _blame(self.spec.name, f"take action {action}"):
             seen, _, terminated, truncated, _ = environment.step(action + self._first)
         if terminated or truncated:
-            raise _lost(self.spec.name)
+            raise Lost(self.spec.name)
         return self._reads([seen])[0]
 
 
@@ -372,16 +384,7 @@ def _action(name: str, space: Any) -> ActionSpace:
     if _is_discrete(space):
         return Discrete(int(space.n))
     if isinstance(space, gymnasium.spaces.Box) and len(space.shape) == 1:
-        low, high = [*map(float, space.low)], [*map(float, space.high)]
-        bounds = Continuous(tuple(low), tuple(high))
-        if not low or any(a == b for a, b in zip(low, high, strict=True)):
-            raise InputError(
-                f"{name} takes actions between {low} and {high}, where there is nothing to choose "
-                "in some number, or no number at all: wrap it, so that only choices are left"
-            )
-        if all(math.isfinite(bound) for bound in (*bounds.low, *bounds.high)):
-            return bounds
-        raise InputError(f"{name} takes actions without bounds: wrap it in gymnasium's ClipAction")
+        return box(name, space.low, space.high)
     raise InputError(
         f"{name} takes {type(space).__name__} actions: agents here give one of n (Discrete) or a "
         "bounded vector (a Box of one axis)"
@@ -405,13 +408,6 @@ def _blame(name: str, what: str) -> Iterator[None]:
         raise
     except Exception as error:
         raise _blamed(name, what, error) from error
-
-
-def _lost(name: str) -> InputError:
-    return InputError(
-        f"{name} cannot be resumed: the same seed and actions no longer lead to the same place; "
-        "start a new run"
-    )
 
 
 def _blamed(name: str, what: str, error: Exception) -> InputError:
