@@ -26,7 +26,7 @@ FIRST_SEED = 100
 
 
 def twins() -> list[str]:
-    """The presets that learn by backpropagation, and are no living agent's."""
+    """The presets that learn by backpropagation."""
     return [name for name in agents.preset_names() if name.endswith("-backprop")]
 
 
@@ -62,7 +62,7 @@ def main() -> None:
     parser.add_argument("--rates", type=float, nargs="+", default=RATES)
     options = parser.parse_args()
     found = json.loads(PATH.read_text()) if PATH.exists() else {"presets": {}}
-    found["command"] = "python -m benchmarks.agents.twin_rates [PRESET]"
+    found["command"] = "python -m benchmarks.agents.twin_rates [PRESET] [--rates RATE ...]"
     found["first_seed"] = FIRST_SEED
     for preset in options.presets:
         tried = found["presets"].setdefault(preset, [])

@@ -101,7 +101,10 @@ def box(name: str, low: Iterable[Any], high: Iterable[Any]) -> Continuous:
     """
     space = Continuous(tuple(map(float, low)), tuple(map(float, high)))
     if not all(map(math.isfinite, space.low + space.high)):
-        raise InputError(f"{name} takes actions without bounds: wrap it in gymnasium's ClipAction")
+        raise InputError(
+            f"{name} takes actions without bounds: wrap it, so that they have some (in gymnasium: "
+            "ClipAction)"
+        )
     if not space.low or any(map(operator.ge, space.low, space.high)):
         raise InputError(
             f"{name} takes actions from {list(space.low)} to {list(space.high)}, where there is "
