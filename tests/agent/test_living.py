@@ -266,22 +266,60 @@ def test_how_long_a_rise_must_last_is_a_setting():
 def test_imagination_is_judged_from_where_an_episode_began(small):
     """From the first step on, and never across the end of an episode."""
     mind = small(lookahead=4)
-    state = mind.init(jax.random.key(0))
-    past, ages = blank(mind.spec, 1, 1), []
-    model = lambda _, __, begins: jnp.argmax(begins[::-1]).astype(float) + 1
+    mind = eqx.tree_at(lambda mind: mind.model, mind, _AlwaysOneFurther())
+    state, past, depths = _born(small(lookahead=4)), _nothing(mind), []
     for ended in (False, False, True, False, False, False, False, False):
-        past = past._replace(terminated=jnp.full((1, 1), ended))
-        state = dataclasses.replace(state, replay=state.replay.push(past))
-        spied = eqx.tree_at(lambda mind: mind.model, mind, _Spy(model))
-        ages.append(int(spied._drift(state)))
-    assert ages == [1, 2, 3, 1, 2, 3, 4, 4]
+        expectation, drift = mind._foreseen(state, past._replace(terminated=jnp.asarray(ended)))
+        state = dataclasses.replace(state, expectation=expectation)
+        depths.append(round(float(drift)))
+    assert depths == [1, 2, 3, 1, 2, 3, 4, 4]
 
 
-class _Spy:
-    """A model that is only asked how far it strays."""
+class _AlwaysOneFurther:
+    """A model that imagines 1 too much at every step."""
 
-    def __init__(self, drift):
-        self.drift = drift
+    def ahead(self, state, seen, past):
+        return seen + 1
+
+
+def test_imagination_is_what_the_model_said_before_it_learnt(small):
+    """Open loop with the actions that were done, each step by the model as it then was."""
+    mind = small(lookahead=3, warmup=99)
+    life = lives(mind, Slide(), [5])
+    lived, models = [], []
+    for _ in range(4):
+        models.append(life.one(0).mind.model)
+        life.advance(1)
+        lived.append(
+            jax.tree.map(lambda leaf: leaf[0], life.one(0).mind.replay.back(jnp.zeros(1, int)))
+        )
+    belief = Belief(lived[1].observation, jnp.zeros(()))
+    for model, past in zip(models[1:], lived[1:], strict=True):
+        belief = mind.model.imagine(model, belief, mind.spec.action.code(past.action))
+    found = life.one(0).mind.expectation
+    assert int(found.depth) == 3
+    np.testing.assert_allclose(found.seen[2], belief.seen, rtol=1e-5)
+
+
+def test_imagination_that_runs_off_is_still_a_number(small):
+    mind = small()
+    state = _born(mind)
+    wild = jax.tree.map(
+        lambda leaf: jnp.full_like(leaf, 1e30) if eqx.is_inexact_array(leaf) else leaf,
+        state.model.circuits,
+    )
+    model = dataclasses.replace(state.model, circuits=wild)
+    _, drift = mind._foreseen(dataclasses.replace(state, model=model), _nothing(mind))
+    assert float(drift) == pytest.approx(1e3, rel=1e-3)
+
+
+def _born(mind):
+    return mind.init(jax.random.key(0))
+
+
+def _nothing(mind):
+    """A transition in which nothing was seen, done or moved."""
+    return jax.tree.map(lambda leaf: leaf[0, 0], blank(mind.spec, 1, 1))
 
 
 def test_schedules_begin_anew_at_an_alarm(small):
@@ -332,7 +370,6 @@ def test_surprise_raises_learning_and_a_gate_skips_it(small):
         (dict(plan=dict(horizon=99)), "too many"),
         (dict(gate="quantil"), "did you mean 'quantile'"),
         (dict(prefer={"height": {"target": 1.0}}), "shows no such state"),
-        (dict(lookahead=99, capacity=9), "at most capacity"),
     ],
 )
 def test_settings_that_cannot_be_are_refused(settings, said):

@@ -89,13 +89,27 @@ class Alarm(eqx.Module):
         )
 
 
+class Expectation(eqx.Module):
+    """What it imagined of the present 1, 2, ... k steps ago, open loop with what was then done.
+
+    Every step of imagination was taken before the step that it foretells was learnt.
+
+    - `seen`: the states, the latest imagination first. - `depth`: how many there are, as nothing
+      is imagined across the end of an episode.
+    """
+
+    seen: Float[Array, "k n"]
+    depth: Int[Array, ""]
+
+
 class LivingState(eqx.Module):
-    """What it knows, what it remembers and how it feels.
+    """What it knows, what it expects, what it remembers and how it feels.
 
     `alarms`: how often it was alarmed.
     """
 
     model: ModelState
+    expectation: Expectation
     replay: Replay
     step: Int[Array, ""]
     arousal: Arousal
@@ -138,6 +152,7 @@ class LivingMind(AbstractMind):
         long_ago = jnp.full((), _LONG_AGO, jnp.int32)
         return LivingState(
             model=self.model.init(key),
+            expectation=Expectation(jnp.zeros((self.lookahead, self.spec.observation)), none),
             replay=Replay.empty(self.spec, self.capacity),
             step=none,
             arousal=Arousal(zero, zero, long_ago, none, zero),
@@ -228,9 +243,11 @@ class LivingMind(AbstractMind):
         arousal = self.alarm.felt(state.arousal, surprise, state.step)
         admitted, threshold = self._admitted(arousal, surprise, state.step, gating)
         arousal = dataclasses.replace(arousal, threshold=threshold)
+        expectation, drift = self._foreseen(state, past)
         state = dataclasses.replace(
             state,
             model=self.model.noticed(state.model, past),
+            expectation=expectation,
             replay=state.replay.push(happened),
             step=state.step + 1,
             arousal=arousal,
@@ -243,7 +260,7 @@ class LivingMind(AbstractMind):
         return state, said | gated | {
             "surprise": surprise,
             "error": jnp.sqrt(2 * surprise / self.spec.observation),
-            "drift": self._drift(state),
+            "drift": drift,
             "skipped": jnp.asarray(count == 0, float),
             "updates": jnp.asarray(count, float),
             "alarms": state.alarms.astype(float),
@@ -302,12 +319,16 @@ class LivingMind(AbstractMind):
         age = jnp.floor(drawn * usable).astype(jnp.int32).at[:, 0].set(0)
         return state.replay.back(age)
 
-    def _drift(self, state: LivingState) -> Scalar:
-        """The open-loop error over the last `lookahead` steps, or what there is of this episode."""
-        age = jnp.arange(self.lookahead - 1, -1, -1)
-        past = state.replay.back(age)
-        begins = jnp.concatenate([jnp.ones(1, bool), past.ended[:-1]])
-        return self.model.drift(state.model, past, begins | (age >= state.replay.filled - 1))
+    def _foreseen(self, state: LivingState, past: Transition) -> tuple[Expectation, Scalar]:
+        """What it expects of the next moment, and how far off what it expected of this one was.
+
+        Root mean square, in standard deviations of what is seen; the longest imagination counts.
+        """
+        seen = jnp.concatenate([past.observation[None], state.expectation.seen[:-1]])
+        seen = self.model.ahead(state.model, seen, past)
+        depth = jnp.minimum(state.expectation.depth + 1, self.lookahead)
+        gap = (seen[depth - 1] - past.following) / state.model.seen.deviation
+        return Expectation(seen, jnp.where(past.ended, 0, depth)), jnp.sqrt(jnp.mean(gap**2))
 
     # Looking at it.
 
@@ -405,8 +426,6 @@ def living(
             f"living: curiosity is {curiosity} and members is {members}: a single model does not "
             "know what it does not know; give members at least 2"
         )
-    if lookahead > capacity:
-        raise InputError(f"living: lookahead is {lookahead}: at most capacity = {capacity}")
     sizes = (spec.observation + spec.action.size, *hidden, spec.observation)
     learning = dict(rule=rule, rate=rate, schedule=schedule, decay=decay, per_epoch=steps)
     skill = Faculty.of(assigner, sizes, circuit, credit, **learning)

@@ -16,7 +16,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from anima.act.plan import Code, information_gain
 from anima.circuit.circuit import AbstractCircuit
@@ -130,23 +130,14 @@ class WorldModel(eqx.Module):
         target = state.moved.normalise(past.following - past.observation)
         return self._question(state, past.observation, code), target
 
-    def drift(self, state: ModelState, past: Transition, begins: Bool[Array, " k"]) -> Scalar:
-        """How far imagination strays from what was lived, open loop over consecutive transitions.
-
-        The root mean square distance at their end, in standard deviations of what is seen.
-        Imagination sets out from what was seen at each of `begins`, so the last of them counts.
-        """
-        codes = self.spec.action.code(past.action)
-
-        def step(belief, now):
-            code, seen, begins = now
-            belief = Belief(jnp.where(begins, seen, belief.seen), belief.gain)
-            return self.imagine(state, belief, code), None
-
-        first = Belief(past.observation[0], jnp.zeros(()))
-        last, _ = jax.lax.scan(step, first, (codes, past.observation, begins))
-        gap = (last.seen - past.following[-1]) / state.seen.deviation
-        return jnp.sqrt(jnp.mean(jnp.clip(gap, -1e3, 1e3) ** 2))
+    def ahead(
+        self, state: ModelState, seen: Float[Array, "k n"], past: Transition
+    ) -> Float[Array, "k n"]:
+        """Imagined states moved on by what was done in one transition, each at most 1000 standard
+        deviations from what then was seen."""
+        code, most = self.spec.action.code(past.action), 1e3 * state.seen.deviation
+        move = lambda seen: self.imagine(state, Belief(seen, jnp.zeros(())), code).seen
+        return jnp.clip(jax.vmap(move)(seen), past.following - most, past.following + most)
 
     def learner(self, circuit: AbstractCircuit) -> Learner:
         """What updates one member."""

@@ -28,8 +28,8 @@ def living_figures(
     """The model's errors over the life, and from one greedy episode: imagined futures, dreams."""
     errors = figures.model_errors(rows, mind.lookahead)
     caption = (
-        "How wrong the world model is: one step ahead before it learns from that step, and after "
-        f"up to {mind.lookahead} steps of imagination alone, over steps that it has learnt from."
+        "How wrong the world model is: one step ahead, and after up to "
+        f"{mind.lookahead} steps of imagination alone, each taken before it learnt from that step."
     )
     host = stage(name, seed, physics)
     if host is None:
