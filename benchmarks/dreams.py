@@ -1,8 +1,9 @@
 """Dreams judged by others: does a judge see the label, do they differ, do they teach?
 
     python -m benchmarks.dreams --seeds 10 --data-dir DIR
+    python -m benchmarks.dreams --preset mnist-dream-ngc --seeds 10 --data-dir DIR
 
-A run of the preset `mnist-dream` learns; its dreams settle by Langevin steps from clamped labels,
+A run of a preset (`mnist-dream`) learns; its dreams settle by Langevin steps from clamped labels,
 as `anima dream` has them. Then, per seed, all by networks that share nothing with the run (a
 multilayer perceptron of scikit-learn, learnt by backpropagation on other data than it judges):
 
@@ -110,8 +111,10 @@ def main() -> None:
     parser.add_argument("--validation", type=int, default=0)
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--data-dir")
-    parser.add_argument("--out", type=Path, default=RESULTS / "dreams.json")
+    parser.add_argument("--out", type=Path)
     options = parser.parse_args()
+    usual = options.preset == "mnist-dream"
+    out = options.out or RESULTS / ("dreams.json" if usual else f"dreams-{options.preset}.json")
     config = configs.resolve(configs.override(configs.read_preset(options.preset), options.set))
     config = dataclasses.replace(config, twin=dataclasses.replace(config.twin, enabled=False))
     data = load_data(options.data, options.data_dir)
@@ -121,7 +124,7 @@ def main() -> None:
     test = data.test_images.reshape(len(data.test_images), -1)
     judge = taught(real, data.train_labels, 0, 12)
     settings = {"config": configs.as_table(config), "judged": len(test)}
-    runs: list[dict] = earlier(options.out, settings).get("runs", [])
+    runs: list[dict] = earlier(out, settings).get("runs", [])
     for seed in range(options.seeds):
         if known({"runs": runs}, seed):
             continue
@@ -139,7 +142,7 @@ def main() -> None:
             },
             "runs": runs,
         }
-        save(options.out, result | settings)
+        save(out, result | settings)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import anima.run.config as configs
-from anima.core.errors import InputError
+from anima.core.errors import DivergedError, InputError
 from anima.run.memory import check_dream, learn_memory, load_memory, save_memory
 from anima.run.train import Training
 
@@ -64,8 +64,77 @@ def test_what_is_loaded_is_what_was_learnt(memory, learn, training, tmp_path):
     np.testing.assert_array_equal(loaded.imagine(**ask), memory.imagine(**ask))
     again = learn()  # as a run does that is resumed when it is over
     np.testing.assert_array_equal(again.concepts.factor, memory.concepts.factor)
-    with pytest.raises(InputError, match=r"is of another run"):
+    with pytest.raises(InputError, match=r"\(30, 35\), the circuit wants .*99"):
         load_memory(path, training.config.dream, training.learner, 99)
+
+
+WRITTEN = {
+    "circuit": {"family": "ngc", "hidden": [8], "bias": True},
+    "assigner": {"solver": {"name": "euler", "dt": 0.2}},
+    "optimiser": {"rate": 0.01},
+}
+
+
+@pytest.mark.parametrize("own", [{"code": 6}, {"read": "h1"}], ids=["code", "read"])
+def test_a_circuit_with_error_synapses_writes(own, training, data, tmp_path):
+    dream = configs.resolve({"dream": TABLE["dream"] | {"read": ""} | WRITTEN | own}).dream
+    dream = dataclasses.replace(dream, passes=90)
+    labels, key = data.train_labels, jax.random.key(1)
+    memory = learn_memory(dream, training.learner, training.inputs, labels, key=key)
+    assert [node.name for node in memory.writer.nodes] == ["input", "h1", "output"]
+    images = jnp.asarray(data.test_images.reshape(20, -1))
+    assert float(jnp.mean((memory.see(images) - images) ** 2)) < 0.6 * float(jnp.var(images))
+    named = np.asarray(memory.density(images, 3)).argmax(-1)
+    assert np.mean(named == data.test_labels) > 0.9
+    labels = jnp.asarray([0, 1, 2] * 4)
+    dreams = jax.vmap(lambda label, key: memory.dream(label, key=key))(
+        labels, jax.random.split(key, 12)
+    )
+    assert np.mean(np.asarray(memory.density(dreams, 3)).argmax(-1) == labels) > 0.8
+    upper = jnp.arange(35) < 20
+    known = [int(memory.complete(image, upper)[1]) for image in images[:6]]
+    assert np.mean(known == data.test_labels[:6]) > 0.6
+    path = tmp_path / "memory.safetensors"
+    save_memory(path, memory)
+    loaded = load_memory(path, dream, training.learner, 35)
+    ask = dict(labels=jnp.asarray([0, 2, 1], jnp.int32), key=jax.random.key(0))
+    np.testing.assert_array_equal(loaded.imagine(**ask), memory.imagine(**ask))
+    np.testing.assert_array_equal(loaded.read(images), memory.read(images))
+
+
+@pytest.mark.parametrize(
+    ("dream", "said"),
+    [
+        ({"circuit": {"family": "hopfield"}}, "unknown dream.circuit.family"),
+        ({"circuit": {"hidden": [0]}}, r"dream.circuit.hidden is \[0\]"),
+        ({"circuit": {"family": "ngc", "beta": 1.0}}, "unknown key dream.circuit.beta"),
+        ({"circuit": {"family": "ngc"}, "assigner": {"name": "zil"}}, "dream.assigner.name 'zil'"),
+        ({"circuit": {"family": "ngc"}, "pace": 1.0}, "dream.optimiser.rate"),
+        ({"assigner": {"max_steps": 3}}, "without a dream.circuit"),
+        ({"optimiser": {"rate": 0.1}}, "without a dream.circuit"),
+        ({"batch": 0}, "dream.batch is 0"),
+    ],
+)
+def test_a_dream_that_makes_no_sense_is_refused(dream, said):
+    with pytest.raises(InputError, match=said):
+        configs.resolve({"dream": {"code": 4} | dream})
+
+
+def test_a_dream_is_made_whole_and_survives_its_file():
+    whole = configs.resolve({"dream": {"code": 4, "circuit": {"family": "ngc"}}})
+    assert whole.dream.assigner["name"] == "ngc" and whole.dream.optimiser["rule"] == "adam"
+    assert whole.dream.circuit["hidden"] == [128]
+    assert configs.resolve(configs.as_table(whole)) == whole
+    table = configs.override(configs.read_preset("digits-dream-ngc"), ["dream.circuit.hidden=[9]"])
+    assert configs.resolve(table).dream.circuit["hidden"] == [9]
+
+
+def test_a_writer_that_diverges_says_so(training, data):
+    dream = configs.resolve({"dream": TABLE["dream"] | {"pace": 1e30, "passes": 3}}).dream
+    with pytest.raises(DivergedError, match="lower their rate"):
+        learn_memory(
+            dream, training.learner, training.inputs, data.train_labels, key=jax.random.key(1)
+        )
 
 
 def test_a_dream_that_does_not_fit_is_refused(training):

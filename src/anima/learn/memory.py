@@ -27,9 +27,9 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 from anima.circuit.circuit import AbstractCircuit
 from anima.circuit.predictive import Predictive
 from anima.circuit.prior import Prior
-from anima.core.errors import InputError
+from anima.core.errors import DivergedError, InputError
 from anima.core.types import Equilibrium, Number, Scalar, State
-from anima.learn.assigners import PredictiveCoding
+from anima.learn.assigners import AbstractAssigner, PredictiveCoding
 from anima.learn.costs import SquaredError
 from anima.learn.learner import Learner
 from anima.learn.optimisers import optimiser
@@ -209,7 +209,7 @@ class Memory(eqx.Module):
         """
         circuit, solver, start = self._asleep(label, temperature, key)
         found = settle(circuit, {}, solver=solver, tol=0, max_steps=steps, start=start)
-        return _pixels(self.writer, found.state)
+        return _written(self.writer, found.state["input"])
 
     def film(
         self,
@@ -222,7 +222,7 @@ class Memory(eqx.Module):
         """The dream that `dream` gives for the same key, with every step of its settling."""
         circuit, solver, start = self._asleep(label, temperature, key)
         path = trace(circuit, {}, solver=solver, steps=steps, start=start)
-        return jax.vmap(partial(_pixels, self.writer))(path.state), path
+        return _write(self.writer, path.state["input"]), path
 
     def complete(
         self,
@@ -329,7 +329,7 @@ def learn_code(
     )
     rule = PredictiveCoding(solver=Euler(1.0), max_steps=1)
     pace = rate / (1 + float(jnp.sum(jnp.var(images, 0))))
-    return _descend(circuit, rule, lambda rows: {}, images, epochs, batch, pace, order)
+    return _descend(circuit, rule, images, None, epochs, batch, order, rate=pace)
 
 
 def learn_writer(
@@ -352,8 +352,32 @@ def learn_writer(
     circuit = dataclasses.replace(circuit, synapses=jax.tree.map(jnp.zeros_like, circuit.synapses))
     rule = PredictiveCoding(solver=Euler(1.0), max_steps=1)
     power = float(jnp.mean(jnp.sum(codes**2, -1)))
-    clamp = lambda rows: {"input": codes[rows]}
-    return _descend(circuit, rule, clamp, images, epochs, batch, rate / (1 + power), order)
+    pace = rate / (1 + power)
+    return _descend(circuit, rule, images, codes, epochs, batch, order, rate=pace)
+
+
+def learn_generator(
+    circuit: AbstractCircuit,
+    assigner: AbstractAssigner,
+    images: Images,
+    codes: Codes | None = None,
+    *,
+    epochs: int = 5,
+    batch: int = 20,
+    key: PRNGKeyArray,
+    **descent: Any,
+) -> AbstractCircuit:
+    """A generative circuit of any family and depth, learnt to write images.
+
+    Clamp the pixels, and the codes where they are given; let all else settle; learn. A code that
+    is not given starts from 0 and is what the circuit itself makes of the image (Rao and Ballard,
+    1999; with learnt error synapses: Ororbia and Kifer, 2022).
+
+    **Arguments:** `circuit`, whose node `input` is the code and whose `output` the pixels;
+    `assigner`, one that settles to learn; `images` in any order; `epochs`, `batch`, `key`;
+    `descent`, arguments of `anima.optimiser` (default: plain SGD on a cosine schedule).
+    """
+    return _descend(circuit, assigner, images, codes, epochs, batch, key, **descent)
 
 
 def learn_concepts(
@@ -438,25 +462,37 @@ def factorise(
     return factor, jnp.maximum((total - jnp.sum(factor**2)) / size, _LEAST)
 
 
-def _descend(circuit, rule, clamp, images, epochs, batch, rate, key) -> Any:
+def _descend(
+    circuit: AbstractCircuit,
+    assigner: AbstractAssigner,
+    images: Images,
+    codes: Codes | None,
+    epochs: int,
+    batch: int,
+    key: PRNGKeyArray,
+    **descent: Any,
+) -> Any:
     """Learns a generative circuit from images in a fresh order every epoch."""
     batch = min(batch, images.shape[0])
     per_epoch = images.shape[0] // batch
-    schedule = optimiser(circuit, rate=rate, schedule="cosine", epochs=epochs, per_epoch=per_epoch)
-    learner = Learner(circuit, rule, SquaredError(), schedule)
+    descent = {"schedule": "cosine"} | descent | {"epochs": epochs, "per_epoch": per_epoch}
+    learner = Learner(circuit, assigner, SquaredError(), optimiser(circuit, **descent))
     orders = [
         jax.random.permutation(jax.random.fold_in(key, epoch), images.shape[0])
         for epoch in range(epochs)
     ]
     order = jnp.concatenate([o[: per_epoch * batch].reshape(per_epoch, batch) for o in orders])
+    clamp = lambda rows: {} if codes is None else {"input": codes[rows]}
 
     @eqx.filter_jit
     def sweep(state):
         step = lambda state, rows: learner.step(state, (clamp(rows), images[rows]))
         return jax.lax.scan(lambda s, rows: (step(s, rows)[0], None), state, order)[0]
 
-    learnt = sweep(learner.init(key)).circuit
-    assert isinstance(learnt, Predictive)
+    learnt = sweep(learner.init(key)).answering
+    numbers = jax.tree.leaves(eqx.filter(learnt, eqx.is_inexact_array))
+    if not all(bool(jnp.all(jnp.isfinite(leaf))) for leaf in numbers):
+        raise DivergedError("the synapses from code to pixels diverged: lower their rate")
     return learnt
 
 
@@ -514,10 +550,14 @@ def _missed(writer: AbstractCircuit, codes: Codes, images: Images) -> Scalar:
 
 
 def _write(writer: AbstractCircuit, codes: Codes) -> Images:
-    one = lambda code: jnp.clip(writer.start({"input": code})["output"], 0, 1)
-    return jax.vmap(one)(codes)
+    return jax.vmap(partial(_written, writer))(codes)
+
+
+def _written(writer: AbstractCircuit, code: Float[Array, " code"]) -> Float[Array, " pixels"]:
+    """What the writer makes of a code, in [0, 1]: its sweep, free of the noise of other nodes."""
+    return jnp.clip(writer.start({"input": code})["output"], 0, 1)
 
 
 def _pixels(writer, state: State) -> Float[Array, " pixels"]:
-    """What the writer predicts of the pixels, in [0, 1]."""
+    """What the writer predicts of the pixels where all nodes have settled, in [0, 1]."""
     return jnp.clip(writer.prediction("output", state), 0, 1)

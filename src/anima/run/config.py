@@ -28,6 +28,7 @@ from anima.circuit.predictive import Predictive
 from anima.core.errors import InputError, nearest, pick
 from anima.learn.assigners import (
     ZIL,
+    AbstractAssigner,
     Backprop,
     EquilibriumPropagation,
     FixedPrediction,
@@ -51,6 +52,11 @@ CIRCUITS: dict[str, Callable[..., AbstractCircuit]] = {
 CONVOLUTIONAL: dict[str, Callable[..., AbstractCircuit]] = {
     "hopfield": Hopfield.conv,
     "predictive": Predictive.conv,
+}
+# what a run can dream through: circuits that run from causes to images, each with its own learning
+GENERATIVE: dict[str, tuple[Callable[..., AbstractCircuit], Any]] = {
+    "predictive": (Predictive.mlp, PredictiveCoding),
+    "ngc": (NGC.mlp, NGCRule),
 }
 ASSIGNERS = {
     "backprop": Backprop,
@@ -117,33 +123,45 @@ class Twin:
 class Dream:
     """What the run remembers once it has learnt, so that it can be dreamt (learn/memory.py).
 
-    - `code`: units of a linear predictive code of the images, learnt for itself; or
-    - `read`: the hidden node whose activity is the code, with top-down synapses learnt from it.
-      Neither (the default): no memory, no dreams.
+    - `code`: how many units a code has that is learnt for this; or
+    - `read`: the hidden node whose activity is the code. Neither: no memory, no dreams.
+    - `circuit`: what writes a code back into pixels, a family of `GENERATIVE` with its arguments,
+      learnt by `assigner` and `optimiser`; a code of its own is what it settles on when the pixels
+      are clamped. Empty: linear, learnt by the rules of Oja, or Widrow and Hoff.
     - `concepts`, a class; `rank`, how many directions each remembers; `blend`, how much of its
       covariance it shares with its class.
-    - `passes` over the images in which the synapses between code and pixels learn, at a `pace`
-      relative to the size of images or codes (stable up to about 2).
+    - `passes` over the images in which the synapses between code and pixels learn, `batch` images
+      at a time; `pace`, of the linear ones, relative to the size of images or codes (stable up to
+      about 2; default 1).
     """
 
     code: int = 0
     read: str = ""
+    circuit: Table = dataclasses.field(default_factory=dict)
+    assigner: Table = dataclasses.field(default_factory=dict)
+    optimiser: Table = dataclasses.field(default_factory=dict)
     concepts: int = 10
     rank: int = 20
     blend: float = 0.2
     passes: int = 5
-    pace: float = 1.0
+    batch: int = 20
+    pace: float | None = None
 
     def __post_init__(self):
         if self.code and self.read:
             raise InputError(
                 f"dream.code is {self.code} and dream.read is {self.read!r}: give one of them"
             )
-        for name in ("concepts", "rank", "passes"):
+        for name in ("concepts", "rank", "passes", "batch"):
             if getattr(self, name) < 1:
                 raise InputError(f"dream.{name} is {getattr(self, name)}: it must be at least 1")
-        if not self.pace > 0:
+        if self.pace is not None and not self.pace > 0:
             raise InputError(f"dream.pace is {self.pace}: it must be positive")
+        if self.pace is not None and self.circuit:
+            raise InputError(
+                f"dream.pace is {self.pace} and there is a dream.circuit: that has a rate of its "
+                "own, dream.optimiser.rate"
+            )
         if not 0 <= self.blend <= 1:
             raise InputError(f"dream.blend is {self.blend}: it must be in [0, 1]")
 
@@ -264,7 +282,7 @@ def resolve(table: Table) -> Config:
         ),
         train=Train(**arguments("train", Train, table.get("train", {}))),
         twin=Twin(**arguments("twin", Twin, table.get("twin", {}))),
-        dream=Dream(**arguments("dream", Dream, table.get("dream", {}))),
+        dream=_dream(table.get("dream", {})),
         gate=_named("gate", GATES, table["gate"]) if table.get("gate") else {},
     )
     refuse_negative(as_table(config))
@@ -328,6 +346,51 @@ def as_twin(config: Config) -> Config:
         optimiser=config.optimiser | {"rate": config.twin.rate},
         train=dataclasses.replace(config.train, align=False),
     )
+
+
+def build_writer(dream: Dream, code: int, pixels: int, key: PRNGKeyArray) -> AbstractCircuit:
+    """The newborn circuit of a `[dream]` section that has one, from a code to the pixels.
+
+    **Raises:** `InputError` for arguments that its family refuses.
+    """
+    table = dict(dream.circuit)
+    builder, _ = GENERATIVE[table.pop("family")]
+    return builder([code, *table.pop("hidden"), pixels], **table, key=key)
+
+
+def build_writing(dream: Dream) -> AbstractAssigner:
+    """What learns that circuit."""
+    table = dict(dream.assigner)
+    _, assigner = GENERATIVE[table.pop("name")]
+    return assigner(**with_solvers(table))
+
+
+def _dream(table: Table) -> Dream:
+    """The `[dream]` section; that of a circuit has the defaults of its tables made explicit."""
+    given = arguments("dream", Dream, table)
+    circuit = dict(given["circuit"])
+    if not circuit:
+        for name in ("assigner", "optimiser"):
+            if given[name]:
+                raise InputError(
+                    f"dream.{name} is {given[name]} without a dream.circuit: give its family, "
+                    f"one of {', '.join(sorted(GENERATIVE))}"
+                )
+        return Dream(**given)
+    family = circuit.pop("family", "predictive")
+    builder, assigner = _pick("dream.circuit.family", family, GENERATIVE)
+    hidden = check_value("dream.circuit.hidden", list[int], circuit.pop("hidden", [128]))
+    if any(size < 1 for size in hidden):
+        raise InputError(f"dream.circuit.hidden is {hidden}: sizes must be positive")
+    rest = arguments("dream.circuit", builder, circuit, _BUILDER_SKIP, also=("family", "hidden"))
+    named = {"name": family} | given["assigner"]
+    own = {"rule": "adam", "rate": 0.001, "schedule": "cosine"} | given["optimiser"]
+    complete: Table = {
+        "circuit": {"family": family, "hidden": hidden} | rest,
+        "assigner": _named("dream.assigner", {family: assigner}, named),
+        "optimiser": arguments("dream.optimiser", optimiser, own, skip=_OPTIMISER_SKIP),
+    }
+    return Dream(**(given | complete))
 
 
 _BUILDER_SKIP = ("sizes", "shape", "layers", "key")
@@ -445,15 +508,23 @@ def arguments(
     for key in table:
         if key not in known:
             raise InputError(f"unknown key {section}.{key}: {nearest(key, [*known, *also])}")
-    result = {}
+    result, made_anew = {}, _factories(made)
     for name, parameter in known.items():
-        value = table.get(name, parameter.default)
+        usual = made_anew[name]() if name in made_anew else parameter.default
+        value = table.get(name, usual)
         if value is inspect.Parameter.empty:
             raise InputError(f"{section} needs {name}: {section}.{name} has no default")
         if isinstance(value, AbstractSolver):
             value = _solver_table(value)
         result[name] = check_value(f"{section}.{name}", hints.get(name, type(value)), value)
     return result
+
+
+def _factories(made: Any) -> dict[str, Callable[[], Any]]:
+    """What makes the defaults of a dataclass's fields that no signature can show."""
+    fields = dataclasses.fields(made) if dataclasses.is_dataclass(made) else ()
+    found = {field.name: field.default_factory for field in fields}
+    return {k: made for k, made in found.items() if made is not dataclasses.MISSING}
 
 
 def _solver_table(solver: AbstractSolver) -> Table:

@@ -2,9 +2,8 @@
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -20,19 +19,19 @@ from anima.learn.memory import (
     Memory,
     Reader,
     learn_code,
+    learn_generator,
     learn_writer,
     remember,
 )
-from anima.run.weights import read_arrays, write_arrays
+from anima.run.config import Dream, build_writer, build_writing
+from anima.run.weights import named_arrays, read_arrays, with_arrays, write_arrays
 
-if TYPE_CHECKING:
-    from anima.run.config import Dream
-
+_WRITER = "writer."
 _CONCEPTS = ("label", "count", "mean", "factor", "floor")
 
 
 def check_dream(
-    dream: "Dream",
+    dream: Dream,
     circuit: AbstractCircuit,
     inputs: Float[Array, "examples ..."],
     targets: Float[Array, "examples classes"],
@@ -49,6 +48,9 @@ def check_dream(
         raise InputError(f"dream.code is {size}: images of {pixels} pixels have no more directions")
     if dream.rank >= size:
         raise InputError(f"dream.rank is {dream.rank}: it must be less than the code's {size}")
+    if dream.circuit:
+        build_writer(dream, size, pixels, jax.random.key(0))
+        build_writing(dream)
     if dream.concepts > fewest:
         raise InputError(
             f"dream.concepts is {dream.concepts}: a class of {fewest} examples has no more"
@@ -56,7 +58,7 @@ def check_dream(
 
 
 def learn_memory(
-    dream: "Dream",
+    dream: Dream,
     learner: Learner,
     images: Float[Array, "examples ..."],
     labels: Int[np.ndarray, " examples"],
@@ -69,16 +71,38 @@ def learn_memory(
     """
     images = images.reshape(len(images), -1)
     first, second = jax.random.split(key)
-    how = dict(epochs=dream.passes, rate=dream.pace)
-    if dream.read:
-        reader = circuit_reader(learner, dream.read)
-        codes = jax.lax.map(reader, images, batch_size=500)
-        writer = learn_writer(codes, images, **how, key=first)  # type: ignore[arg-type]
-    else:
-        writer = learn_code(images, dream.code, **how, key=first)  # type: ignore[arg-type]
-        reader = Reader(writer, "output", "input")
+    reader, writer = _pathways(dream, learner, images, first)
     kept = dict(concepts=dream.concepts, rank=dream.rank, blend=dream.blend)
     return remember(reader, writer, images, labels, **kept, key=second)  # type: ignore[arg-type]
+
+
+def _pathways(
+    dream: Dream, learner: Learner, images: Float[Array, "examples pixels"], key: PRNGKeyArray
+) -> tuple[Reader, AbstractCircuit]:
+    """How images are read, and the circuit that learnt to write them back."""
+    reads = circuit_reader(learner, dream.read) if dream.read else None
+    codes = None if reads is None else jax.lax.map(reads, images, batch_size=500)
+    how = dict(epochs=dream.passes, batch=dream.batch)
+    pace = {} if dream.pace is None else dict(rate=dream.pace)
+    if dream.circuit:
+        birth, key = jax.random.split(key)
+        size = dream.code if codes is None else codes.shape[1]
+        blank = build_writer(dream, size, images.shape[1], birth)
+        rule = build_writing(dream)
+        writer = learn_generator(blank, rule, images, codes, **how, key=key, **dream.optimiser)
+    elif codes is None:
+        writer = learn_code(images, dream.code, **how, **pace, key=key)  # type: ignore[arg-type]
+    else:
+        writer = learn_writer(codes, images, **how, **pace, key=key)  # type: ignore[arg-type]
+    return reads or _own_reader(dream, writer), writer
+
+
+def _own_reader(dream: Dream, writer: AbstractCircuit) -> Reader:
+    """The writer as its own reader: clamp the pixels, and the code settles as it did to learn."""
+    if not dream.circuit:
+        return Reader(writer, "output", "input")
+    rule: Any = build_writing(dream)
+    return Reader(writer, "output", "input", rule.solver, int(rule.max_steps))
 
 
 def circuit_reader(learner: Learner, node: str) -> Reader:
@@ -92,37 +116,28 @@ def circuit_reader(learner: Learner, node: str) -> Reader:
 def save_memory(path: Path, memory: Memory) -> None:
     """Writes concepts and writer; the reader is the writer itself or the run's own circuit."""
     arrays = {f"concepts.{name}": getattr(memory.concepts, name) for name in _CONCEPTS}
-    arrays |= {
-        "residual": memory.residual,
-        "writer.weight": memory.writer.synapses["input->output"].weight,  # type: ignore
-        "writer.bias": memory.writer.biases["output"],  # type: ignore
-    }
+    arrays |= {f"{_WRITER}{name}": leaf for name, leaf in named_arrays(memory.writer).items()}
+    arrays["residual"] = memory.residual
     write_arrays(path, {name: np.asarray(array) for name, array in arrays.items()})
 
 
-def load_memory(path: Path, dream: "Dream", learner: Learner, pixels: int) -> Memory:
+def load_memory(path: Path, dream: Dream, learner: Learner, pixels: int) -> Memory:
     """The memory in a file; raises `InputError` if it is damaged or of another run."""
     found = read_arrays(path)
     try:
         concepts = Concepts(*(jnp.asarray(found[f"concepts.{name}"]) for name in _CONCEPTS))
-        weight, bias = jnp.asarray(found["writer.weight"]), jnp.asarray(found["writer.bias"])
         residual = jnp.asarray(found["residual"])
     except KeyError as error:
         raise InputError(
             f"{path} lacks {error}: finish the run again with `anima resume`"
         ) from error
-    if weight.shape != (concepts.mean.shape[1], pixels) or bias.shape != (pixels,):
-        raise InputError(f"{path} is of another run: its writer has shape {weight.shape}")
-    writer = written(weight, bias)
-    if dream.read:
-        reader = circuit_reader(learner, dream.read)
-    else:
-        reader = Reader(writer, "output", "input")
-    return Memory(reader, writer, concepts, residual)
+    size, key = concepts.mean.shape[1], jax.random.key(0)
+    blank = build_writer(dream, size, pixels, key) if dream.circuit else _linear(size, pixels)
+    own = {k.removeprefix(_WRITER): v for k, v in found.items() if k.startswith(_WRITER)}
+    writer = with_arrays(blank, own, path)
+    reads = circuit_reader(learner, dream.read) if dream.read else _own_reader(dream, writer)
+    return Memory(reads, writer, concepts, residual)
 
 
-def written(weight: Float[Array, "code pixels"], bias: Float[Array, " pixels"]) -> Predictive:
-    """The linear generative circuit with these synapses."""
-    blank = Predictive.mlp(list(weight.shape), activation="identity", key=jax.random.key(0))
-    where = lambda c: (c.synapses["input->output"].weight, c.biases["output"])
-    return eqx.tree_at(where, blank, (weight, bias))
+def _linear(code: int, pixels: int) -> Predictive:
+    return Predictive.mlp([code, pixels], activation="identity", key=jax.random.key(0))

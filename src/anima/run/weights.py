@@ -16,7 +16,7 @@ from anima.core.files import write_bytes_atomically
 
 def save_weights(path: Path, circuit: AbstractCircuit) -> None:
     """Writes every parameter under its dotted name, e.g. `synapses.input->h1.weight`."""
-    write_arrays(path, {name: np.asarray(leaf) for name, leaf in _named(circuit)})
+    write_arrays(path, {k: np.asarray(leaf) for k, leaf in named_arrays(circuit).items()})
 
 
 def write_arrays(path: Path, named: dict[str, np.ndarray]) -> None:
@@ -39,12 +39,17 @@ def load_weights(path: Path, like: AbstractCircuit) -> AbstractCircuit:
 
     **Raises:** `InputError` if the file is missing or damaged, or a name or shape differs.
     """
-    found = read_arrays(path)
-    names = [name for name, _ in _named(like)]
+    return with_arrays(like, read_arrays(path), path)
+
+
+def with_arrays(like: AbstractCircuit, found: dict[str, np.ndarray], path: Path) -> AbstractCircuit:
+    """The circuit `like` with these parameters, by their dotted names; `path`, where they are
+    from, is for messages. Raises `InputError` if a name, kind or shape differs."""
+    names = list(named_arrays(like))
     if set(names) != set(found):
         odd = sorted(set(names) ^ set(found))[0]
         raise InputError(f"{path} does not fit the circuit: parameter {odd!r} is in one only")
-    for name, leaf in _named(like):
+    for name, leaf in named_arrays(like).items():
         if not np.issubdtype(found[name].dtype, np.floating):
             raise InputError(f"{path}: {name} holds {found[name].dtype}, the circuit wants floats")
         if found[name].shape != leaf.shape:
@@ -52,13 +57,14 @@ def load_weights(path: Path, like: AbstractCircuit) -> AbstractCircuit:
                 f"{path}: {name} has shape {found[name].shape}, the circuit wants {leaf.shape}"
             )
     dynamic, static = like.parameters()
-    leaves = [jnp.asarray(found[name], leaf.dtype) for name, leaf in _named(like)]
+    leaves = [jnp.asarray(found[name], leaf.dtype) for name, leaf in named_arrays(like).items()]
     return eqx.combine(jax.tree.unflatten(jax.tree.structure(dynamic), leaves), static)
 
 
-def _named(circuit: AbstractCircuit) -> list[tuple[str, jax.Array]]:
+def named_arrays(circuit: AbstractCircuit) -> dict[str, jax.Array]:
+    """Every parameter under its dotted name, in the order of the circuit's leaves."""
     leaves = jax.tree_util.tree_leaves_with_path(circuit.parameters()[0])
-    return [(".".join(str(_part(entry)) for entry in path), leaf) for path, leaf in leaves]
+    return {".".join(str(_part(entry)) for entry in path): leaf for path, leaf in leaves}
 
 
 def _part(entry) -> str:
