@@ -62,7 +62,7 @@ WORLDS: dict[str, tuple[dict[float, dict[str, int]], int, int, int]] = {
 }
 FEWER = {"HalfCheetah-v5": 3}  # episodes at the end, where one takes 1,000 plans
 CURVES = ("Reacher-v5", "HalfCheetah-v5")  # drawn beside the results
-MODELS = ("fixed-prediction", "predictive", "eqprop", "eqprop-predictive", "backprop")
+MODELS = ("fixed-prediction", "predictive", "ngc", "eqprop", "eqprop-predictive", "backprop")
 CHANGES = {
     "CartPole-v1": ("motor reversed", lambda: CartPole(motor=-1.0), 400),
     "Pendulum-v1": ("gravity x 1.5", lambda: Pendulum(gravity=1.5), 2000),

@@ -65,7 +65,7 @@ average, from just after it was learnt until the end, asked among all classes. R
 - `dreams`; `twin`, the same dreams and network learnt by backpropagation at its own rate; `buffer`,
   as many raw images as the memory's numbers would hold; `naive`, no replay; `joint`, all at once;
 - `surprise`, `random`: `dreams` behind a gate that lets a fifth of what is seen and dreamt through
-  to learning: the most surprising, or any;
+  to learning: the most surprising, or any; `blurred`, the more surprising with the higher chance;
 - *statistics*: what the concepts alone, as a mixture density, make of the test images. Dreams are
   drawn from it, so a network that learns from them can hardly know more.
 
@@ -82,9 +82,10 @@ the most surprising share goes on to learning; the rest is not computed at all. 
 same share through blindly: what any claim for surprise must beat."""
 
 
-def memory_page(results: Path) -> str:
-    """The page, whole."""
-    parts = [INTRODUCTION, DREAMS, *dream_tables(results), LIVES, *continual_tables(results)]
+def memory_page(results: Path, notes: dict[str, str]) -> str:
+    """The page, whole; `notes`, what stands below the tables of a file."""
+    lives = continual_tables(results, notes)
+    parts = [INTRODUCTION, DREAMS, *dream_tables(results, notes), LIVES, *lives]
     return "\n\n".join([*parts, GATE, *gate_table(results)]) + "\n"
 
 
@@ -103,12 +104,13 @@ def interval(found: dict, form: str = "{:.2f}%") -> str:
     return f"{form.format(found['iqm'])} [{low}, {high}]"
 
 
-def dream_tables(results: Path) -> list[str]:
+def dream_tables(results: Path, notes: dict[str, str]) -> list[str]:
     """What judges make of the dreams, of every writer that was measured."""
     found = [
         _read(path) for path in sorted(results.glob("dreams*.json"), key=lambda p: len(p.name))
     ]
-    return [part for one in found if one is not None for part in _dream_table(one)]
+    tables = [part for one in found if one is not None for part in _dream_table(one)]
+    return tables + _note(notes, "dreams")
 
 
 def _dream_table(found: dict[str, Any]) -> list[str]:
@@ -140,7 +142,11 @@ def _dream_table(found: dict[str, Any]) -> list[str]:
     ]
 
 
-def continual_tables(results: Path) -> list[str]:
+def _note(notes: dict[str, str], name: str) -> list[str]:
+    return [notes[name].strip()] if name in notes else []
+
+
+def continual_tables(results: Path, notes: dict[str, str]) -> list[str]:
     """Every life of tasks, and what in it is local."""
     parts, local = [], {}
     head = ["", "seeds", "kept, in images", "class-incremental", "task-incremental"]
@@ -149,7 +155,7 @@ def continual_tables(results: Path) -> list[str]:
         found = json.loads(path.read_text())
         local = found["local"]
         rows = [_life(name, row) for name, row in found["rows"].items()]
-        parts += [f"`{found['command']}`:", _table(head, rows)]
+        parts += [f"`{found['command']}`:", _table(head, rows), *_note(notes, path.stem)]
     if not parts:
         return ["No figures are committed yet: `python -m benchmarks.continual --data-dir DIR`."]
     if local:

@@ -587,7 +587,7 @@ def main() -> int:
     made = {
         ROOT / "docs" / "results.md": results_page() + "\n",
         ROOT / "docs" / "conformance.md": conformance_page() + "\n",
-        ROOT / "docs" / "memory.md": memory_page(RESULTS),
+        ROOT / "docs" / "memory.md": memory_page(RESULTS, NOTES["memory"]),
         ROOT / "docs" / "agents.md": agents_page() + "\n",
         ROOT / "README.md": readme((ROOT / "README.md").read_text()),
     }

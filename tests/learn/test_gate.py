@@ -61,6 +61,26 @@ def test_the_quantile_rests_where_its_share_is_larger():
     np.testing.assert_allclose(np.median(path[500:]), np.exp(2 * 1.2816), rtol=0.1)
 
 
+def test_a_soft_quantile_keeps_its_share_and_lets_others_through():
+    """The share is the same; the chance rises with surprise, by the formula."""
+    gate = Quantile(share=0.3, pace=0.02, softness=0.5)
+    stream = jnp.asarray(np.random.default_rng(1).lognormal(0, 1, (3000, 8)))
+
+    def step(carry, given):
+        (threshold, first), (surprise, key) = carry, given
+        admitted, after = gate.admit(surprise, threshold, first, key=key)
+        return (after, jnp.zeros((), bool)), (admitted, threshold)
+
+    begin = (jnp.zeros(()), jnp.ones((), bool))
+    _, (admitted, thresholds) = jax.lax.scan(step, begin, (stream, jax.random.split(KEY, 3000)))
+    admitted, surprise = np.asarray(admitted)[500:], np.asarray(stream)[500:]
+    assert admitted.mean() == pytest.approx(0.3, abs=0.01)
+    power = (surprise / np.asarray(thresholds)[500:, None]) ** 2
+    for low, high in ((0.0, 0.2), (0.2, 0.5), (0.5, 0.8), (0.8, 1.0)):
+        band = (power / (1 + power) >= low) & (power / (1 + power) < high)
+        assert admitted[band].mean() == pytest.approx((power / (1 + power))[band].mean(), abs=0.03)
+
+
 def test_a_fixed_threshold_and_a_blind_gate():
     surprise = jnp.asarray([0.1, 0.5, 0.9, 0.3])
     first = jnp.ones((), bool)
@@ -168,6 +188,7 @@ def test_a_skipping_learner_keeps_the_time():
     [
         (lambda: Quantile(share=1.0), r"share is 1.0: it must be in \[0, 1\)"),
         (lambda: Quantile(pace=0), r"pace is 0: it must be positive"),
+        (lambda: Quantile(softness=-1.0), r"softness is -1.0"),
         (lambda: Random(share=0), r"share is 0: it must be positive"),
         (lambda: Threshold(-1.0), r"threshold is -1.0"),
         (lambda: Threshold(gain=0), r"gain is 0"),

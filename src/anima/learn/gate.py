@@ -117,15 +117,21 @@ class Quantile(AbstractGate):
 
     which needs no memory of past surprises, and rests where just `share` of them are larger. It
     begins at the quantile of the first batch.
+
+    With `softness` s > 0 the threshold is blurred: surprise S passes with the chance
+    S^(1/s) / (S^(1/s) + theta^(1/s)). Where examples are ambiguous or mislabelled the most
+    surprising of all teach little; blurred, they do not come alone.
     """
 
     share: Number = 0.2
     pace: Number = 0.1
     gain: Number = 1.0
+    softness: float = eqx.field(static=True, default=0.0)
 
     def __check_init__(self):
         check_positive("Quantile", share=self.share, pace=self.pace, gain=self.gain)
         check_range("Quantile", 0, 1, share=self.share)
+        check_range("Quantile", 0, float("inf"), softness=self.softness)
 
     def admit(
         self,
@@ -139,6 +145,9 @@ class Quantile(AbstractGate):
         begin = jnp.maximum(jnp.quantile(surprise, 1 - self.share), least)
         threshold = jnp.where(first, begin, threshold)
         admitted = surprise > threshold
+        if self.softness:
+            above = jnp.log(jnp.maximum(surprise, least) / threshold)
+            admitted = jax.random.bernoulli(key, jax.nn.sigmoid(above / self.softness))
         over = jnp.mean(admitted, dtype=threshold.dtype) - self.share
         return admitted, jnp.maximum(threshold * jnp.exp(self.pace * over), least)
 
