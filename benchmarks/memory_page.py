@@ -49,6 +49,8 @@ The preset `mnist-dream-ngc` writes by neural generative coding instead: code, h
 pixels, no derivative anywhere and errors that rise through synapses of their own, learnt beside.
 Its codes are what it settles on itself (Ororbia and Kifer, 2022).
 
+![Sixteen dreams of every digit by neural generative coding](images/dreams-ngc.png)
+
 Judges share nothing with the run: multilayer perceptrons learnt by backpropagation, the one that
 judges agreement on the real training images."""
 
