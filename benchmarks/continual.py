@@ -1,7 +1,7 @@
 """Memory without data: classes come in tasks, and dreams keep the old ones.
 
     python -m benchmarks.continual --seeds 10 --data-dir DIR
-    python -m benchmarks.continual --data fashion-mnist --seeds 10 --data-dir DIR
+    python -m benchmarks.continual --data fashion-mnist --surprise-rate 0.05 --data-dir DIR
     python -m benchmarks.continual --data mnist+fashion-mnist --seeds 3 --data-dir DIR
     python -m benchmarks.continual --curve --seeds 3 --data-dir DIR
 
@@ -17,7 +17,7 @@ Rows, for the same network, images seen through the same code, and the same numb
 - statistics: what the stored concepts alone make of the test images, as a density.
 
 Each has a rate of its own, chosen on held-out training images (`--validation 5000`): raw images
-want half of what dreams do.
+want half of what dreams do. Fashion-MNIST has those of MNIST, but for `surprise`.
 
 Both scenarios are read from one life: class-incremental (which of all classes) and
 task-incremental (which of the task's own). Every phase is local but for what `LOCAL` says.
@@ -287,7 +287,13 @@ def command_of(options: argparse.Namespace, rows: dict[str, Any], usual: tuple[s
 
 METHODS = ("dreams", "naive", "buffer", "twin", "joint", *GATES)
 DRAWN = ("dreams", "naive", "buffer", "twin")
-RATES = {"rate": 0.2, "twin_rate": 0.3, "image_rate": 0.1, "blurred_rate": 0.1}
+RATES = {
+    "rate": 0.2,
+    "twin_rate": 0.3,
+    "image_rate": 0.1,
+    "blurred_rate": 0.1,
+    "surprise_rate": 0.2,
+}
 
 
 def main() -> None:
@@ -305,7 +311,7 @@ def main() -> None:
     options = parser.parse_args()
     data, groups = load(options.data, options.data_dir, options.validation)
     rates = dict.fromkeys(METHODS, options.rate) | {"twin": options.twin_rate}
-    rates["blurred"] = options.blurred_rate
+    rates |= {"blurred": options.blurred_rate, "surprise": options.surprise_rate}
     rates |= dict.fromkeys(("buffer", "joint"), options.image_rate)
     usual = ("dreams", "buffer") if options.curve else METHODS
     methods = options.only or usual

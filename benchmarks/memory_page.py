@@ -46,7 +46,7 @@ differ from the next, and the energy climbs towards that of its temperature.
 ![The lower halves of test images, settled under the concept of least energy](images/completed.png)
 
 The preset `mnist-dream-ngc` writes by neural generative coding instead: code, hidden layer and
-pixels, no derivative anywhere and errors that rise through synapses of their own, learnt beside.
+pixels, without any derivative, and errors that rise through synapses of their own, learnt beside.
 Its codes are what it settles on itself (Ororbia and Kifer, 2022).
 
 ![Sixteen dreams of every digit by neural generative coding](images/dreams-ngc.png)

@@ -189,6 +189,7 @@ def test_a_skipping_learner_keeps_the_time():
         (lambda: Quantile(share=1.0), r"share is 1.0: it must be in \[0, 1\)"),
         (lambda: Quantile(pace=0), r"pace is 0: it must be positive"),
         (lambda: Quantile(softness=-1.0), r"softness is -1.0"),
+        (lambda: Quantile(softness=100.0), r"softness is 100.0"),
         (lambda: Random(share=0), r"share is 0: it must be positive"),
         (lambda: Threshold(-1.0), r"threshold is -1.0"),
         (lambda: Threshold(gain=0), r"gain is 0"),

@@ -11,6 +11,7 @@ import anima.run.config as configs
 from anima.core.errors import DivergedError, InputError
 from anima.run.memory import check_dream, learn_memory, load_memory, save_memory
 from anima.run.train import Training
+from anima.run.weights import read_arrays, write_arrays
 
 TABLE = {
     "circuit": {"hidden": [{"channels": 2, "kernel": 3}]},
@@ -108,11 +109,16 @@ def test_a_circuit_with_error_synapses_writes(own, training, data, tmp_path):
         ({"circuit": {"family": "hopfield"}}, "unknown dream.circuit.family"),
         ({"circuit": {"hidden": [0]}}, r"dream.circuit.hidden is \[0\]"),
         ({"circuit": {"family": "ngc", "beta": 1.0}}, "unknown key dream.circuit.beta"),
-        ({"circuit": {"family": "ngc"}, "assigner": {"name": "zil"}}, "dream.assigner.name 'zil'"),
+        ({"circuit": {"family": "ngc"}, "assigner": {"name": "zil"}}, "is learnt by 'ngc'"),
+        (
+            {"circuit": {"family": "ngc"}, "assigner": {"step": 0.1}},
+            "unknown key dream.assigner.step",
+        ),
+        ({"circuit": {"family": "ngc"}, "code": 0}, "no code that it could write"),
         ({"circuit": {"family": "ngc"}, "pace": 1.0}, "dream.optimiser.rate"),
         ({"assigner": {"max_steps": 3}}, "without a dream.circuit"),
         ({"optimiser": {"rate": 0.1}}, "without a dream.circuit"),
-        ({"batch": 0}, "dream.batch is 0"),
+        ({"portion": 0}, "dream.portion is 0"),
     ],
 )
 def test_a_dream_that_makes_no_sense_is_refused(dream, said):
@@ -148,3 +154,34 @@ def test_a_dream_that_does_not_fit_is_refused(training):
         fits(dataclasses.replace(dream, rank=30))
     with pytest.raises(InputError, match=r"dream.blend is 2"):
         dataclasses.replace(dream, blend=2.0)
+    whole = configs.resolve({"dream": {"code": 6, "rank": 2, "concepts": 2} | WRITTEN}).dream
+    fits(whole)
+    for given, said in (({"rule": "sdg"}, "unknown rule 'sdg'"), ({"rate": [1.0] * 5}, "rate")):
+        with pytest.raises(InputError, match=said):
+            fits(dataclasses.replace(whole, optimiser=whole.optimiser | given))
+
+
+def test_the_pace_is_1_unless_it_is_given(training, data):
+    dream = configs.resolve({"dream": TABLE["dream"] | {"passes": 1}}).dream
+    learnt = lambda dream: (
+        learn_memory(
+            dream, training.learner, training.inputs, data.train_labels, key=jax.random.key(1)
+        )
+        .writer.synapses["input->output"]
+        .weight
+    )
+    same = learnt(dataclasses.replace(dream, pace=1.0))
+    np.testing.assert_array_equal(learnt(dream), same)
+    assert not np.allclose(learnt(dataclasses.replace(dream, pace=0.5)), same)
+
+
+def test_a_memory_of_before_still_loads(memory, training, tmp_path):
+    path, dream = tmp_path / "memory.safetensors", training.config.dream
+    save_memory(path, memory)
+    arrays = read_arrays(path)
+    for now, before in (("synapses.input->output.weight", "weight"), ("biases.output", "bias")):
+        arrays[f"writer.{before}"] = arrays.pop(f"writer.{now}")
+    write_arrays(path, arrays)
+    loaded = load_memory(path, dream, training.learner, 35)
+    ask = dict(labels=jnp.asarray([0, 2, 1], jnp.int32), key=jax.random.key(0))
+    np.testing.assert_array_equal(loaded.imagine(**ask), memory.imagine(**ask))

@@ -151,6 +151,14 @@ def test_a_setting_that_is_newer_than_a_checkpoint_had_its_default(small, data, 
     Training(configs.resolve(latest), data, SEED, tmp_path)._check_unchanged(notes)
 
 
+def test_a_finished_run_may_be_given_another_memory(whole, small, data, tmp_path):
+    shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
+    table = configs.as_table(small) | {"dream": {"code": 3, "rank": 1, "concepts": 1}}
+    again = Training(configs.resolve(table), data, SEED, tmp_path)
+    assert not again.run(resume=True, progress=pytest.fail).interrupted
+    assert (tmp_path / "memory.safetensors").is_file()
+
+
 def test_a_damaged_checkpoint_costs_an_epoch_and_not_the_run(whole, small, data, tmp_path):
     shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
     (tmp_path / "checkpoints" / "12.json").write_text("{}")

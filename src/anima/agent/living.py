@@ -320,7 +320,7 @@ class LivingMind(AbstractMind):
         return state.replay.back(age)
 
     def _foreseen(self, state: LivingState, past: Transition) -> tuple[Expectation, Scalar]:
-        """What it expects of the next moment, and how far off what it expected of this one was.
+        """What it had imagined of where this transition led, and how far off that was.
 
         Root mean square, in standard deviations of what is seen; the longest imagination counts.
         """

@@ -1,10 +1,11 @@
 """The surprise gate, simulated dopamine: learn from what was not expected, and only from that.
 
 Every example is looked at: the circuit answers, and what reality would add to its energy, the cost
-of that answer, is its surprise. Below the threshold nothing is learnt and nothing is computed;
-above it the example waits until enough others have surprised to fill a batch, which is then learnt
-at `gain` times the learning rate. So a step that learns nothing costs a look, and skipped work is
-skipped, not multiplied by zero. (`lax.cond` keeps that promise under `scan`, not under `vmap`.)
+of that answer, is its surprise. Below the threshold, sharp or blurred, nothing is learnt or even
+computed. Above it the example waits until enough others have surprised to fill a batch, which is
+then learnt at `gain` times the learning rate. So a step that learns nothing costs a look, and
+skipped work is skipped, not multiplied by zero. (`lax.cond` keeps that promise under `scan`, not
+under `vmap`.)
 
 `Random` admits blindly, at the same rate: the control that any claim for surprise must beat.
 """
@@ -110,6 +111,9 @@ class Threshold(AbstractGate):
         return surprise > fixed, fixed
 
 
+_SOFTEST = 5  # beyond, the threshold that keeps a share leaves the numbers of a float32
+
+
 class Quantile(AbstractGate):
     """Lets through the most surprising `share`: the threshold runs after its quantile.
 
@@ -131,7 +135,7 @@ class Quantile(AbstractGate):
     def __check_init__(self):
         check_positive("Quantile", share=self.share, pace=self.pace, gain=self.gain)
         check_range("Quantile", 0, 1, share=self.share)
-        check_range("Quantile", 0, float("inf"), softness=self.softness)
+        check_range("Quantile", 0, _SOFTEST, softness=self.softness)
 
     def admit(
         self,

@@ -185,7 +185,8 @@ class Memory(eqx.Module):
     ) -> Images:
         """Dreams drawn at once from where `dream` would settle: for replay, where many are needed.
 
-        With nothing clamped below it the code's equilibrium is its prior, which can be drawn from.
+        With nothing clamped below it the code's equilibrium is its prior, which can be drawn from:
+        exactly where the writer's force descends an energy, nearly with learnt error synapses.
         """
         which, how = jax.random.split(key)
         concepts = self.concepts.pick(labels, key=which)
@@ -489,10 +490,13 @@ def _descend(
         step = lambda state, rows: learner.step(state, (clamp(rows), images[rows]))
         return jax.lax.scan(lambda s, rows: (step(s, rows)[0], None), state, order)[0]
 
-    learnt = sweep(learner.init(key)).answering
+    learnt = sweep(learner.init(jax.random.fold_in(key, epochs))).answering
     numbers = jax.tree.leaves(eqx.filter(learnt, eqx.is_inexact_array))
     if not all(bool(jnp.all(jnp.isfinite(leaf))) for leaf in numbers):
-        raise DivergedError("the synapses from code to pixels diverged: lower their rate")
+        raise DivergedError(
+            "the synapses from code to pixels diverged: lower their rate (in a run's config.toml "
+            "dream.pace, or dream.optimiser.rate), and learn them anew (`anima resume`)"
+        )
     return learnt
 
 

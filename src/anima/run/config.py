@@ -130,9 +130,9 @@ class Dream:
       are clamped. Empty: linear, learnt by the rules of Oja, or Widrow and Hoff.
     - `concepts`, a class; `rank`, how many directions each remembers; `blend`, how much of its
       covariance it shares with its class.
-    - `passes` over the images in which the synapses between code and pixels learn, `batch` images
-      at a time; `pace`, of the linear ones, relative to the size of images or codes (stable up to
-      about 2; default 1).
+    - `passes` over the images in which the synapses between code and pixels learn, a `portion` of
+      images at a time; `pace`, of the linear ones, relative to the size of images or codes (stable
+      up to about 2; default 1).
     """
 
     code: int = 0
@@ -144,7 +144,7 @@ class Dream:
     rank: int = 20
     blend: float = 0.2
     passes: int = 5
-    batch: int = 20
+    portion: int = 20
     pace: float | None = None
 
     def __post_init__(self):
@@ -152,7 +152,7 @@ class Dream:
             raise InputError(
                 f"dream.code is {self.code} and dream.read is {self.read!r}: give one of them"
             )
-        for name in ("concepts", "rank", "passes", "batch"):
+        for name in ("concepts", "rank", "passes", "portion"):
             if getattr(self, name) < 1:
                 raise InputError(f"dream.{name} is {getattr(self, name)}: it must be at least 1")
         if self.pace is not None and not self.pace > 0:
@@ -161,6 +161,11 @@ class Dream:
             raise InputError(
                 f"dream.pace is {self.pace} and there is a dream.circuit: that has a rate of its "
                 "own, dream.optimiser.rate"
+            )
+        if self.circuit and not self.enabled:
+            raise InputError(
+                "there is a dream.circuit and no code that it could write: give dream.code, how "
+                "many units, or dream.read, a hidden node"
             )
         if not 0 <= self.blend <= 1:
             raise InputError(f"dream.blend is {self.blend}: it must be in [0, 1]")
@@ -383,16 +388,23 @@ def _dream(table: Table) -> Dream:
     if any(size < 1 for size in hidden):
         raise InputError(f"dream.circuit.hidden is {hidden}: sizes must be positive")
     rest = arguments("dream.circuit", builder, circuit, _BUILDER_SKIP, also=("family", "hidden"))
-    named = {"name": family} | given["assigner"]
+    how = dict(given["assigner"])
+    if how.pop("name", family) != family:
+        raise InputError(
+            f"dream.assigner.name is {given['assigner']['name']!r}: a dream.circuit of the family "
+            f"{family!r} is learnt by {family!r}"
+        )
     own = {"rule": "adam", "rate": 0.001, "schedule": "cosine"} | given["optimiser"]
     complete: Table = {
         "circuit": {"family": family, "hidden": hidden} | rest,
-        "assigner": _named("dream.assigner", {family: assigner}, named),
+        "assigner": {"name": family} | arguments("dream.assigner", assigner, how, skip=_AS_READ),
         "optimiser": arguments("dream.optimiser", optimiser, own, skip=_OPTIMISER_SKIP),
     }
     return Dream(**(given | complete))
 
 
+# images are read as they are learnt: the pixels clamped, for so many steps
+_AS_READ = ("step", "teach", "tol")
 _BUILDER_SKIP = ("sizes", "shape", "layers", "key")
 
 

@@ -23,10 +23,12 @@ from anima.learn.memory import (
     learn_writer,
     remember,
 )
+from anima.learn.optimisers import optimiser
 from anima.run.config import Dream, build_writer, build_writing
 from anima.run.weights import named_arrays, read_arrays, with_arrays, write_arrays
 
 _WRITER = "writer."
+_ONCE = {"weight": "synapses.input->output.weight", "bias": "biases.output"}  # names of before
 _CONCEPTS = ("label", "count", "mean", "factor", "floor")
 
 
@@ -49,7 +51,7 @@ def check_dream(
     if dream.rank >= size:
         raise InputError(f"dream.rank is {dream.rank}: it must be less than the code's {size}")
     if dream.circuit:
-        build_writer(dream, size, pixels, jax.random.key(0))
+        optimiser(build_writer(dream, size, pixels, jax.random.key(0)), **dream.optimiser)
         build_writing(dream)
     if dream.concepts > fewest:
         raise InputError(
@@ -82,8 +84,8 @@ def _pathways(
     """How images are read, and the circuit that learnt to write them back."""
     reads = circuit_reader(learner, dream.read) if dream.read else None
     codes = None if reads is None else jax.lax.map(reads, images, batch_size=500)
-    how = dict(epochs=dream.passes, batch=dream.batch)
-    pace = {} if dream.pace is None else dict(rate=dream.pace)
+    how = dict(epochs=dream.passes, batch=dream.portion)
+    pace = 1.0 if dream.pace is None else dream.pace
     if dream.circuit:
         birth, key = jax.random.split(key)
         size = dream.code if codes is None else codes.shape[1]
@@ -91,9 +93,9 @@ def _pathways(
         rule = build_writing(dream)
         writer = learn_generator(blank, rule, images, codes, **how, key=key, **dream.optimiser)
     elif codes is None:
-        writer = learn_code(images, dream.code, **how, **pace, key=key)  # type: ignore[arg-type]
+        writer = learn_code(images, dream.code, **how, rate=pace, key=key)
     else:
-        writer = learn_writer(codes, images, **how, **pace, key=key)  # type: ignore[arg-type]
+        writer = learn_writer(codes, images, **how, rate=pace, key=key)
     return reads or _own_reader(dream, writer), writer
 
 
@@ -134,6 +136,7 @@ def load_memory(path: Path, dream: Dream, learner: Learner, pixels: int) -> Memo
     size, key = concepts.mean.shape[1], jax.random.key(0)
     blank = build_writer(dream, size, pixels, key) if dream.circuit else _linear(size, pixels)
     own = {k.removeprefix(_WRITER): v for k, v in found.items() if k.startswith(_WRITER)}
+    own = {_ONCE.get(name, name): array for name, array in own.items()}
     writer = with_arrays(blank, own, path)
     reads = circuit_reader(learner, dream.read) if dream.read else _own_reader(dream, writer)
     return Memory(reads, writer, concepts, residual)

@@ -216,7 +216,9 @@ class Training:
         here = self.folder / "config.toml"
         # resolved again: a setting that is newer than the checkpoint has its default there
         before = configs.as_table(configs.resolve(notes["config"]))
-        changed = configs.changed(before, configs.as_table(self.config))
+        now = configs.as_table(self.config)
+        # the memory is made when all is learnt, so another may be wanted until then
+        changed = configs.changed(before | {"dream": now["dream"]}, now)
         if notes["seed"] != self.seed:
             changed = "run.seed"
         if changed:
