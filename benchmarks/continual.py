@@ -17,7 +17,8 @@ Rows, for the same network, images seen through the same code, and the same numb
 - statistics: what the stored concepts alone make of the test images, as a density.
 
 Each has a rate of its own, chosen on held-out training images (`--validation 5000`): raw images
-want half of what dreams do. Fashion-MNIST has those of MNIST, but for `surprise`.
+want half of what dreams do. Fashion-MNIST has those of MNIST, but for
+`surprise`; `blurred` has on both what was best on Fashion-MNIST.
 
 Both scenarios are read from one life: class-incremental (which of all classes) and
 task-incremental (which of the task's own). Every phase is local but for what `LOCAL` says.

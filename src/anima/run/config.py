@@ -53,11 +53,6 @@ CONVOLUTIONAL: dict[str, Callable[..., AbstractCircuit]] = {
     "hopfield": Hopfield.conv,
     "predictive": Predictive.conv,
 }
-# what a run can dream through: circuits that run from causes to images, each with its own learning
-GENERATIVE: dict[str, tuple[Callable[..., AbstractCircuit], Any]] = {
-    "predictive": (Predictive.mlp, PredictiveCoding),
-    "ngc": (NGC.mlp, NGCRule),
-}
 ASSIGNERS = {
     "backprop": Backprop,
     "predictive": PredictiveCoding,
@@ -67,6 +62,8 @@ ASSIGNERS = {
     "ngc": NGCRule,
     "eqprop": EquilibriumPropagation,
 }
+# what a run can dream through: circuits that run from causes to images, each with its own learning
+GENERATIVE = {name: (CIRCUITS[name], ASSIGNERS[name]) for name in ("predictive", "ngc")}
 
 _LARGEST = 2**31 - 1  # what a step counter holds
 _FLOAT32 = 3e38  # what a float32 holds

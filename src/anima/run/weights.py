@@ -45,11 +45,11 @@ def load_weights(path: Path, like: AbstractCircuit) -> AbstractCircuit:
 def with_arrays(like: AbstractCircuit, found: dict[str, np.ndarray], path: Path) -> AbstractCircuit:
     """The circuit `like` with these parameters, by their dotted names; `path`, where they are
     from, is for messages. Raises `InputError` if a name, kind or shape differs."""
-    names = list(named_arrays(like))
-    if set(names) != set(found):
-        odd = sorted(set(names) ^ set(found))[0]
+    own = named_arrays(like)
+    if set(own) != set(found):
+        odd = sorted(set(own) ^ set(found))[0]
         raise InputError(f"{path} does not fit the circuit: parameter {odd!r} is in one only")
-    for name, leaf in named_arrays(like).items():
+    for name, leaf in own.items():
         if not np.issubdtype(found[name].dtype, np.floating):
             raise InputError(f"{path}: {name} holds {found[name].dtype}, the circuit wants floats")
         if found[name].shape != leaf.shape:
@@ -57,7 +57,7 @@ def with_arrays(like: AbstractCircuit, found: dict[str, np.ndarray], path: Path)
                 f"{path}: {name} has shape {found[name].shape}, the circuit wants {leaf.shape}"
             )
     dynamic, static = like.parameters()
-    leaves = [jnp.asarray(found[name], leaf.dtype) for name, leaf in named_arrays(like).items()]
+    leaves = [jnp.asarray(found[name], leaf.dtype) for name, leaf in own.items()]
     return eqx.combine(jax.tree.unflatten(jax.tree.structure(dynamic), leaves), static)
 
 
