@@ -129,6 +129,23 @@ def test_nothing_good_is_bad_input(tmp_path):
         read(tmp_path)
 
 
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"weight": jnp.zeros((3, 2)), "step": jnp.asarray(0)},
+        state(0.0) | {"trace": jnp.zeros(2)},
+        state(0.0) | {"weight": jnp.zeros((2, 2))},
+    ],
+    ids=["fewer", "more", "of another shape"],
+)
+def test_one_of_other_arrays_is_not_called_damaged(tmp_path, other):
+    save(tmp_path, 10)
+    told = []
+    with pytest.raises(InputError, match=r"checkpoint 10 .* saved by another version"):
+        checkpoint.restore(tmp_path, other, warn=told.append)
+    assert not told
+
+
 def test_a_check_of_the_notes_may_refuse(tmp_path):
     save(tmp_path, 10, 20)
 

@@ -85,7 +85,8 @@ def restore(
     **Arguments:** `like`, a pytree of the shapes to restore; `warn`, told of each one passed over;
     `check`, sees the notes before the arrays are read and may raise an `InputError` of its own.
 
-    **Raises:** `InputError` if there is no good checkpoint.
+    **Raises:** `InputError` if there is no good checkpoint, or if the newest that is whole holds
+    other arrays, as of another version.
     """
     steps = sorted(_steps(folder), reverse=True)
     for step in steps:
@@ -123,8 +124,18 @@ def _read(folder: Path, step: int, like: Any, check: Callable) -> Checkpoint:
     source = folder / str(step)
     if _digest(source, notes) != record["digest"]:
         raise ValueError("its bytes are not those that were saved")
-    with _unlogged(), ocp.StandardCheckpointer() as checkpointer:
-        arrays = checkpointer.restore(source.absolute(), _arrays(like))
+    wanted = _arrays(like)
+    try:
+        with _unlogged(), ocp.StandardCheckpointer() as checkpointer:
+            arrays = checkpointer.restore(source.absolute(), wanted)
+        for name, array in wanted.items():  # Orbax itself hands out other shapes without a word
+            if arrays[name].shape != array.shape:
+                raise ValueError(f"{name} is {arrays[name].shape} and not {array.shape}")
+    except (KeyError, TypeError, ValueError) as error:  # whole, but not what is asked for
+        raise InputError(
+            f"checkpoint {step} in {folder} is whole, but its arrays are not those of this run: it "
+            "was saved by another version of anima; resume it with that one, or run it anew"
+        ) from error
     return Checkpoint(_fill(like, arrays), step, notes)
 
 
