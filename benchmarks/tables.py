@@ -373,13 +373,13 @@ def agents_page() -> str:
         "rate of its own (see below; PPO's with its own epochs too). The circuits of *eqprop* have",
         "one hidden layer of 128 in place of 64-64, and its Q-learners see rewards ten times",
         "smaller; *eqprop-predictive* is the same rule in the circuits of *predictive*, whose free",
-        "phase is their prediction. Seconds are of all seeds together, on one core that others",
-        "shared; *to threshold* is the median over seeds of the first judging (10 episodes) at or",
-        "above it, with how many seeds got there, and after how many seconds (of all seeds,",
-        "compiling and judging included; not noted in older rows). Presets that set `average`",
-        "(LunarLander's, and ANGC's of CartPole) are judged by averaged synapses. What has no row",
-        "was not run. Below tables stands what was missed; its figures of tuning seeds and of",
-        "where time goes are of runs not kept.",
+        "phase is their prediction; *zil* makes the updates of *backprop*, and has its settings.",
+        "Seconds are of all seeds together, on one core that others shared; *to threshold* is the",
+        "median over seeds of the first judging (10 episodes) at or above it, with how many seeds",
+        "got there, and after how many seconds (of all seeds, compiling and judging included; not",
+        "noted in older rows). Presets that set `average` (LunarLander's, and ANGC's of CartPole)",
+        "are judged by averaged synapses. What has no row was not run. Below tables stands what",
+        "was missed; its figures of tuning seeds and of where time goes are of runs not kept.",
     ]
     found = [json.loads(path.read_text()) for path in sorted((RESULTS / "agents").glob("*.json"))]
     peers = [
