@@ -441,6 +441,7 @@ def test_what_no_memory_holds_is_bad_input(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("anima.run.live.Living.run", exhausted)
     said = refused(capsys, "live", "CartPole-v1", "--out", tmp_path / "run", "--quiet")
     assert "an array of 2,447.5 GiB does not fit into memory: reduce a size" in said
+    assert not (tmp_path / "run").exists()
 
 
 def test_an_occupied_out_is_refused_before_data_are_read(tmp_path, capsys, finished, monkeypatch):

@@ -79,7 +79,8 @@ def learn(options: argparse.Namespace) -> int:
     out = out or _free_folder(Path(name).name or "data", preset, seed)
     training = Training(config, data, seed, out)
     header = folder.begin(out, config, data, name=name, data_dir=data_dir, preset=preset, seed=seed)
-    return _train(options, header, training, data, resume=False)
+    with _withdrawn_if_refused(out):
+        return _train(options, header, training, data, resume=False)
 
 
 def live(options: argparse.Namespace) -> int:
@@ -108,7 +109,7 @@ def live(options: argparse.Namespace) -> int:
     out = out or _free_folder(name, preset or config.agent["name"], seed)
     living = lived.Living(config, seed, seeds, out)
     header = lived.begin(out, config, preset=preset, seed=seed, seeds=seeds)
-    with contextlib.closing(living):
+    with _withdrawn_if_refused(out), contextlib.closing(living):
         return _live(options, header, living, resume=False)
 
 
@@ -460,6 +461,19 @@ def _download_progress(quiet: bool):
     from anima.app.progress import downloads
 
     return downloads(quiet, sys.stderr)
+
+
+@contextlib.contextmanager
+def _withdrawn_if_refused(out: Path):
+    """Bad input that shows only in running (a size, a world that fails) leaves no folder either."""
+    from anima.run import folder
+
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, InputError) or _too_large(error):
+            folder.withdraw(out)
+        raise
 
 
 def _too_large(error: Exception) -> InputError | None:

@@ -1,8 +1,10 @@
 """A run is a folder. This is how one is begun, and how one is found again."""
 
+import contextlib
 import dataclasses
 import math
 import shlex
+import shutil
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -134,6 +136,19 @@ def make(path: Path) -> None:
         probe.unlink()
     except OSError as error:
         raise _refused(path, error) from error
+
+
+def withdraw(path: Path) -> None:
+    """Takes back a run that was begun and has no checkpoint, so that its name is free again."""
+    checkpoints = path / "checkpoints"
+    if checkpoints.exists() and any(checkpoints.iterdir()):
+        return
+    for name in ("config.toml", "metrics.jsonl"):
+        (path / name).unlink(missing_ok=True)
+    for made in (checkpoints, path / "tensorboard"):
+        shutil.rmtree(made, ignore_errors=True)
+    with contextlib.suppress(OSError):  # of a folder where somebody else wrote in the meantime
+        path.rmdir()
 
 
 def check_free(path: Path) -> None:
