@@ -54,7 +54,7 @@ WORLDS: dict[str, tuple[dict[float, dict[str, int]], int, int, int]] = {
     "MountainCar-v0": ({-199.0: {}, -110.0: {}}, 2000, 1000, 10),
     "MountainCarContinuous-v0": ({0.0: {}, 90.0: {}}, 2000, 1000, 5),
     "Acrobot-v1": ({-100.0: {"": 5000}}, 5000, 500, 10),
-    "pendulum-living-online": ({-200.0: {}}, 20_000, 2500, 10),
+    "pendulum-living-online": ({-200.0: {}, -160.0: {}}, 20_000, 2500, 10),
     # last, as they need MuJoCo
     "InvertedPendulum-v5": ({1000.0: {"": 1000}}, 1000, 100, 5),
     "Reacher-v5": ({-10.0: {}}, 3000, 500, 10),

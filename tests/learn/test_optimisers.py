@@ -5,11 +5,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from anima import (
     NGC,
     Backprop,
+    FixedPrediction,
     Hopfield,
     InputError,
     Learner,
@@ -18,7 +20,8 @@ from anima import (
     SquaredError,
     optimiser,
 )
-from anima.learn.optimisers import averaging
+from anima.circuit.image import Convolution
+from anima.learn.optimisers import averaging, least_squares
 
 SIZES = [3, 5, 4, 2]
 KEY = jax.random.key(0)
@@ -188,3 +191,64 @@ def test_what_moves_in_a_line_is_averaged_where_its_weights_say(share):
 def test_a_share_to_average_over_is_no_more_than_all():
     with pytest.raises(InputError, match=r"average is 1\.5"):
         optimiser(Hopfield.mlp(SIZES, key=KEY), average=1.5)
+
+
+def told(count: int, key=KEY) -> tuple[jax.Array, jax.Array]:
+    """Questions of very different sizes, and answers that no linear map gives."""
+    inputs = jax.random.normal(key, (count, 5)) * jnp.asarray([[1.0, 5.0, 0.2, 1.0, 1.0]]) + 0.5
+    return inputs, jnp.stack([jnp.sin(inputs[:, 0]) + inputs[:, 1], inputs[:, 2] ** 2], -1)
+
+
+@pytest.mark.parametrize("make", [Backprop, FixedPrediction])
+def test_least_squares_of_one_layer_are_those_of_all_examples_at_once(make):
+    """min_W sum_s 1/2 |y_s - W x_s|^2 + ridge/2 |W - W_0|^2, by its normal equations."""
+    circuit = Predictive.mlp([5, 2], key=KEY)
+    fitted = optax.chain(least_squares(memory=1.0, ridge=0.3), optax.scale(-1.0))
+    learner = Learner(circuit, make(), SquaredError(), fitted)
+    inputs, targets = told(40)
+    state, _ = learner.sweep(learner.init(KEY), inputs, targets, jnp.arange(40)[:, None])
+    heard = np.concatenate([inputs, np.ones((40, 1))], 1).astype(np.float64)
+    before = np.concatenate([circuit.synapses["input->output"].weight, np.zeros((1, 2))])
+    normal = heard.T @ heard + 0.3 * np.eye(6)
+    want = np.linalg.solve(normal, heard.T @ np.asarray(targets) + 0.3 * before)
+    got = state.circuit
+    np.testing.assert_allclose(got.synapses["input->output"].weight, want[:-1], atol=2e-4)
+    np.testing.assert_allclose(got.biases["output"], want[-1], atol=2e-4)
+
+
+def test_least_squares_learn_a_deep_circuit_faster_than_its_gradient():
+    """Where questions are of very different sizes, after as many single examples."""
+    circuit = Predictive.mlp([5, 16, 2], skip=True, activation="tanh", key=KEY)
+    inputs, targets = told(1000)
+    order = jnp.arange(1000)[:, None]
+
+    def cost(rule, rate):
+        learner = Learner(
+            circuit, FixedPrediction(), SquaredError(), optimiser(circuit, rule=rule, rate=rate)
+        )
+        _, info = learner.sweep(learner.init(KEY), inputs, targets, order)
+        return float(jnp.mean(info.cost[-200:]))
+
+    assert cost("rls", 0.5) < 0.5 * min(cost("sgd", rate) for rate in (0.003, 0.01, 0.03))
+
+
+@pytest.mark.parametrize(
+    "circuit",
+    [
+        Hopfield.mlp([3, 2], key=KEY),
+        NGC.mlp([3, 2], key=KEY),
+        Predictive.conv((6, 6, 1), [Convolution(2, 3), 2], key=KEY),
+    ],
+    ids=["Hopfield", "NGC", "convolutional"],
+)
+def test_least_squares_refuse_what_is_no_dense_predictive_circuit(circuit):
+    with pytest.raises(InputError, match="rule 'rls' cannot learn this"):
+        optimiser(circuit, rule="rls").init(circuit.parameters()[0])
+
+
+def test_least_squares_refuse_a_batch():
+    circuit = Predictive.mlp([5, 2], key=KEY)
+    learner = Learner(circuit, Backprop(), SquaredError(), optimiser(circuit, rule="rls"))
+    inputs, targets = told(4)
+    with pytest.raises(InputError, match="one example at a time, and was given 4"):
+        learner.step(learner.init(KEY), ({"input": inputs}, targets))

@@ -116,7 +116,8 @@ class Learner(eqx.Module):
             moving, memory, carry = loop
             circuit = eqx.combine(moving, still)
             credit, (infos, carry) = self._credit(circuit, clamp, target, keys, carry)
-            circuit, memory = self._moved(circuit, credit, memory, state.step, gain)
+            clock = dict(step=state.step, examples=examples)
+            circuit, memory = self._moved(circuit, credit, memory, clock, gain)
             return (eqx.filter(circuit, eqx.is_array), memory, carry), infos
 
         turns = self.assigner.turns
@@ -135,14 +136,14 @@ class Learner(eqx.Module):
         circuit: AbstractCircuit,
         credit: Any,
         memory: optax.OptState,
-        step: Int[Array, ""],
+        clock: dict[str, Any],
         gain: Any,
     ) -> tuple[AbstractCircuit, optax.OptState]:
-        """The circuit after one step of the optimiser, and its memory."""
+        """The circuit after one step of the optimiser, and its memory; it is told the `clock`."""
         learnt: Any  # a circuit, which is a pytree as optax wants
         learnt, rest = circuit.parameters()
         update = optax.with_extra_args_support(self.optimiser).update
-        updates, memory = update(credit, memory, learnt, step=step)
+        updates, memory = update(credit, memory, learnt, **clock)
         if gain is not None:
             updates = jax.tree.map(lambda u: gain * u, updates)
         return eqx.combine(eqx.apply_updates(learnt, updates), rest).normalise(), memory

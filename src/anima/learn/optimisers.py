@@ -6,10 +6,13 @@ from typing import Any, NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
 
 from anima.circuit.circuit import AbstractCircuit
+from anima.circuit.graph import Dense, Node, edge
+from anima.circuit.predictive import Predictive
 from anima.core.errors import InputError, check_positive, check_range, pick
 
 Rate = float | Float[Array, ""]
@@ -31,11 +34,100 @@ def _constant(steps: int, per_epoch: int) -> optax.Schedule:
     return optax.constant_schedule(1.0)
 
 
+class Recalled(NamedTuple):
+    """What `least_squares` keeps: each layer's mean x x^T, and how many examples it has met."""
+
+    moments: dict[str, Float[Array, "i i"]]
+    count: Int[Array, ""]
+
+
+def least_squares(memory: float = 0.3, ridge: float = 1.0) -> optax.GradientTransformationExtraArgs:
+    """Recursive least squares in every layer: each learns from one example what Newton's step says.
+
+    With x the rates that a node hears, and a 1 for its bias, and e its error, so that the gradient
+    is x e^T, and t the examples met so far:
+
+        C <- C + (x x^T - C) / T,   T = max(memory t, 1)
+        x e^T -> (C + ridge / T)^-1 x e^T / T
+
+    With `memory` 1, rate 1 and a single layer the weights are after each example those that
+    minimise sum_s 1/2 |y_s - W x_s|^2 + ridge/2 |W - W_0|^2 over all so far; a smaller `memory`
+    weighs examples by t^(1/memory - 1), as deeper layers need, whose x is not what it was. There
+    take a rate below 1, as every layer mends the whole error. Each error stays its node's own; the
+    rates are whitened by all that lead to the same node, which is local to a layer, not to a
+    neuron. For predictive circuits of dense synapses with biases. Plackett (1950); layer by layer
+    Shah, Palmieri and Datum (1992).
+
+    **Raises:** `InputError` for another circuit, or more than one example an update.
+    """
+
+    def init(params):
+        dense = isinstance(params, Predictive) and {
+            name: synapse.weight
+            for name, synapse in params.synapses.items()
+            if isinstance(synapse, Dense)
+        }
+        if not dense or len(dense) < len(params.synapses):
+            raise InputError(
+                f"rule 'rls' cannot learn this {type(params).__name__}: it is for Predictive "
+                "circuits of dense synapses; take 'sgd' or 'adam'"
+            )
+        heard = {
+            node.name: 1 + sum(len(dense[name]) for name in _into(node))
+            for node in params.nodes
+            if node.parents
+        }
+        moments = {name: jnp.zeros((size, size)) for name, size in heard.items()}
+        return Recalled(moments, jnp.zeros((), jnp.int32))
+
+    def update(updates, state, params=None, *, examples=1, **more):
+        del params, more
+        if examples != 1:
+            raise InputError(
+                f"rule 'rls' learns from one example at a time, and was given {examples}: "
+                "set the batch to 1 (the living agent: updates = 0), or take 'adam'"
+            )
+        count = jnp.asarray(optax.safe_increment(state.count))
+        span = jnp.maximum(memory * count.astype(float), 1.0)
+        moments, new = {}, {}
+        for node in updates.nodes:
+            if node.name not in state.moments:
+                continue
+            parts = [updates.synapses[name].weight for name in _into(node)]
+            error = updates.biases[node.name]
+            largest = jnp.max(jnp.abs(error))  # before its square: that may be too small to hold
+            unit = error / jnp.where(largest > 0, largest, 1.0)
+            power = jnp.where(largest > 0, largest * (unit @ unit), 1.0)
+            rates = jnp.concatenate([*parts, error[None]]) @ unit / power
+            moment = state.moments[node.name]
+            moments[node.name] = moment = moment + (jnp.outer(rates, rates) - moment) / span
+            floor = (ridge / span + _LEAST) * jnp.eye(len(rates))
+            gain = jax.scipy.linalg.solve(moment + floor, rates, assume_a="pos") / span
+            cuts = np.cumsum([len(part) for part in parts])
+            *gains, own = jnp.split(gain, cuts)
+            new |= dict(zip(_into(node), (jnp.outer(g, error) for g in gains), strict=True))
+            new[node.name] = own * error
+        changed = jax.tree_util.tree_map_with_path(
+            lambda path, leaf: new.get(_name(path), leaf), updates
+        )
+        return changed, Recalled(moments, count)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _into(node: Node) -> list[str]:
+    """The names of the synapses that lead to a node."""
+    return [edge(parent, node.name) for parent in node.parents]
+
+
+_LEAST = 1e-6  # of the mean square of a rate: keeps a matrix of rates that hardly vary invertible
+
 RULES: dict[str, Callable[[], optax.GradientTransformation]] = {
     "sgd": optax.identity,
     "momentum": lambda: optax.trace(0.9),
     "adam": optax.scale_by_adam,
     "rmsprop": optax.scale_by_rms,
+    "rls": least_squares,
 }
 
 SCHEDULES: dict[str, Callable[[int, int], optax.Schedule]] = {
@@ -62,7 +154,8 @@ def optimiser(
 
     **Arguments:**
 
-    - `rule`: `"sgd"` (the neuron-local one), `"momentum"` (0.9), `"adam"`, `"rmsprop"`.
+    - `rule`: `"sgd"` (the neuron-local one), `"momentum"` (0.9), `"adam"`, `"rmsprop"`, or `"rls"`
+      (see `least_squares`: one example an update).
     - `rate`: one learning rate, or one per node after the input, in order: a parameter belongs to
       the node its synapse leads to. A traced number will do: rates are swept by `jax.vmap`.
     - `schedule`: `"constant"`, `"cosine"` (to 0 over all steps), `"exponential"` (x 0.99 an epoch),
@@ -160,8 +253,13 @@ def averaged(circuit: AbstractCircuit, memory: optax.OptState) -> AbstractCircui
 
 def layer(path: tuple) -> str:
     """The node that a parameter belongs to: its bias's node, or the child end of its synapse."""
+    return _name(path).split("->")[-1]
+
+
+def _name(path: tuple) -> str:
+    """The synapse, or the node, whose parameter it is."""
     names = [entry.key for entry in path if isinstance(entry, jax.tree_util.DictKey)]
-    return names[0].split("->")[-1] if names else ""
+    return names[0] if names else ""
 
 
 def scale_by_layer(rates: Mapping[str, Rate]) -> optax.GradientTransformation:
