@@ -56,7 +56,7 @@ def test_another_assigner_brings_its_own_settings():
             "pendulum-sac-eqprop-predictive",
         ),
         (dict(world="Pendulum-v1", agent="living"), "pendulum-living"),
-        (dict(world="LunarLander-v3"), "lunarlander-angc"),
+        (dict(world="LunarLander-v3"), "lunarlander-dqn-predictive"),
     ],
 )
 def test_the_usual_preset_is_taken_and_a_twin_only_if_asked_for(wanted, preset):
