@@ -246,6 +246,22 @@ def test_least_squares_refuse_what_is_no_dense_predictive_circuit(circuit):
         optimiser(circuit, rule="rls").init(circuit.parameters()[0])
 
 
+def test_least_squares_remember_nothing_of_an_error_of_zero():
+    """Of which nobody can say what was heard."""
+    circuit = Predictive.mlp([5, 2], key=KEY)
+    fitted = least_squares()
+    _, first = fitted.update(ones(circuit), fitted.init(circuit.parameters()[0]))
+    update, after = fitted.update(jax.tree.map(jnp.zeros_like, ones(circuit)), first)
+    np.testing.assert_array_equal(after.moments["output"], first.moments["output"])
+    assert not any(np.any(leaf) for leaf in jax.tree.leaves(update))
+
+
+@pytest.mark.parametrize("options", [dict(memory=0.0), dict(memory=2.0), dict(ridge=-1.0)])
+def test_least_squares_refuse_nonsense(options):
+    with pytest.raises(InputError, match=f"least_squares: {next(iter(options))} is"):
+        least_squares(**options)
+
+
 def test_least_squares_refuse_a_batch():
     circuit = Predictive.mlp([5, 2], key=KEY)
     learner = Learner(circuit, Backprop(), SquaredError(), optimiser(circuit, rule="rls"))

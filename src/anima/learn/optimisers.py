@@ -58,8 +58,11 @@ def least_squares(memory: float = 0.3, ridge: float = 1.0) -> optax.GradientTran
     neuron. For predictive circuits of dense synapses with biases. Plackett (1950); layer by layer
     Shah, Palmieri and Datum (1992).
 
-    **Raises:** `InputError` for another circuit, or more than one example an update.
+    **Raises:** `InputError` for another circuit, more than one example an update, a `memory` that
+    is not a share or a negative `ridge`.
     """
+    check_range("least_squares", 1e-3, 1.0000001, memory=memory)
+    check_range("least_squares", 0, float("inf"), ridge=ridge)
 
     def init(params):
         dense = isinstance(params, Predictive) and {
@@ -94,19 +97,21 @@ def least_squares(memory: float = 0.3, ridge: float = 1.0) -> optax.GradientTran
             if node.name not in state.moments:
                 continue
             parts = [updates.synapses[name].weight for name in _into(node)]
-            error = updates.biases[node.name]
+            error = jnp.ravel(updates.biases[node.name])
             largest = jnp.max(jnp.abs(error))  # before its square: that may be too small to hold
             unit = error / jnp.where(largest > 0, largest, 1.0)
             power = jnp.where(largest > 0, largest * (unit @ unit), 1.0)
             rates = jnp.concatenate([*parts, error[None]]) @ unit / power
             moment = state.moments[node.name]
-            moments[node.name] = moment = moment + (jnp.outer(rates, rates) - moment) / span
+            # an error of 0 does not say what was heard
+            heard = jnp.where(largest > 0, jnp.outer(rates, rates), moment)
+            moments[node.name] = moment = moment + (heard - moment) / span
             floor = (ridge / span + _LEAST) * jnp.eye(len(rates))
             gain = jax.scipy.linalg.solve(moment + floor, rates, assume_a="pos") / span
             cuts = np.cumsum([len(part) for part in parts])
             *gains, own = jnp.split(gain, cuts)
             new |= dict(zip(_into(node), (jnp.outer(g, error) for g in gains), strict=True))
-            new[node.name] = own * error
+            new[node.name] = own * updates.biases[node.name]
         changed = jax.tree_util.tree_map_with_path(
             lambda path, leaf: new.get(_name(path), leaf), updates
         )
