@@ -50,6 +50,7 @@ def test_another_assigner_brings_its_own_settings():
         (dict(world="CartPole-v1", agent="ppo", assigner="backprop"), "cartpole-ppo-backprop"),
         (dict(world="Pendulum-v1"), "pendulum-sac-predictive"),
         (dict(world="Pendulum-v1", agent="ddpg"), "pendulum-ddpg-predictive"),
+        (dict(world="Pendulum-v1", agent="synapse"), "pendulum-synapse-predictive"),
         (dict(world="MountainCarContinuous-v0"), "mountaincarcontinuous-ddpg-predictive"),
         (
             dict(world="Pendulum-v1", assigner="eqprop-predictive"),
