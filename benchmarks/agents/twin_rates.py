@@ -4,8 +4,8 @@
 
 The rates of a body and of a critic keep their ratios to the actor's. Seeds from 100 on are lived
 side by side and judged as the rows are. Writes `benchmarks/results/agents-twin-rates.json`; a rate
-that is there with as many seeds is not lived again, so begin without a preset's entry after changing
-it. The best belongs in the preset; this script does not write it there.
+that is there with as many seeds is not lived again, so begin without a preset's entry after
+changing it. The best belongs in the preset; this script does not write it there.
 """
 
 import argparse
@@ -34,7 +34,8 @@ def at_rate(preset: str, rate: float) -> tuple[dict[str, float], agents.LiveConf
     """The preset at a rate, and what its rates then are."""
     table = agents.read_preset(preset)
     told = agents.resolve(table).agent
-    both = {name: told[name] / told["rate"] for name in ("rate", "body_rate", "critic_rate") if name in told}
+    names = [name for name in ("rate", "body_rate", "critic_rate") if name in told]
+    both = {name: told[name] / told["rate"] for name in names}
     rates = {name: float(f"{rate * ratio:.3g}") for name, ratio in both.items()}
     changed = agents.override(table, [f"agent.{name}={rate!r}" for name, rate in rates.items()])
     return rates, agents.resolve(changed)
