@@ -3,6 +3,7 @@
     python -m benchmarks.living CartPole-v1 Pendulum-v1    # worlds; none: all of them
     python -m benchmarks.living pendulum-living-online     # another preset of a world
     python -m benchmarks.living --change                   # physics that change mid-life
+    python -m benchmarks.living --sleep                    # what dreams are worth
     python -m benchmarks.living --speed
 
 Seeds 20 to 29 live side by side in compiled worlds, judged by some greedy episodes each in fresh
@@ -73,6 +74,13 @@ REACTIONS = {  # "alarm, slow" is what ships
     "window of 200": ("agent.alarm=0", "agent.window=200"),
     "neither": ("agent.alarm=0",),
 }
+SLEEPS = {  # "dreams" is what ships; all remember the last 200 steps alone, but for the last
+    "dreams": (),
+    "replay": ("agent.dreams=0",),
+    "none": ("agent.dreams=0", "agent.sleep=0"),
+    "none, all is remembered": ("agent.dreams=0", "agent.sleep=0", "agent.capacity=50000"),
+}
+SLEEPER = "pendulum-living-dreams"
 
 
 def mind_of(case: str, assigner: str, *settings: str) -> tuple[str, AbstractMind]:
@@ -152,6 +160,33 @@ def judged_in_gymnasium(life: AbstractLives, world: str, episodes: int) -> np.nd
     scores = hosted.judge(episodes, JUDGE_SEED + 1)
     hosted.close()
     return scores
+
+
+def slept(how: str) -> dict[str, Any]:
+    """Lives that remember little: how good they are on the way, and at the end."""
+    world, (name, mind) = world_of(SLEEPER), mind_of(SLEEPER, "fixed-prediction", *SLEEPS[how])
+    life, curve = lives(mind, make(world), SEEDS), []
+    steps = agents.read_preset(name)["live"]["steps"]
+    while life.steps < steps:
+        charts, _ = life.advance(500)
+        check_finite(life, charts)
+        scores = life.judge(ON_THE_WAY, JUDGE_SEED).mean(1)
+        curve.append(
+            {"step": life.steps, "return_iqm": iqm(scores), "ci95": list(interval(scores))}
+        )
+        _say(f"{SLEEPER} {how} {life.steps}: {np.sort(scores).round(1)}")
+    final = judged_in_gymnasium(life, world, AT_THE_END)
+    return {
+        "world": world,
+        "preset": name,
+        "sleep": how,
+        "settings": list(SLEEPS[how]),
+        "steps": life.steps,
+        "curve": curve,
+        "return_by_seed": final.mean(1).tolist(),
+        "return_iqm": iqm(final.mean(1)),
+        "ci95": list(interval(final)),
+    }
 
 
 def changed(world: str, assigner: str, reaction: str) -> dict[str, Any]:
@@ -256,6 +291,8 @@ def _cases(options: argparse.Namespace) -> dict[str, Any]:
     """What is asked for: a key of the file -> how to make its entry."""
     if options.speed:
         return {"speed": speed}
+    if options.sleep:
+        return {f"sleep/{SLEEPER}/{how}": lambda how=how: slept(how) for how in SLEEPS}
     known = CHANGES if options.change else WORLDS
     for world in options.worlds:
         pick("world", world, known)
@@ -280,7 +317,7 @@ def _cases(options: argparse.Namespace) -> dict[str, Any]:
 def _command(key: str) -> str:
     """What makes a case, by its key."""
     kind, _, rest = key.partition("/")
-    words = {"speed": "--speed", "change": f"{rest.partition('/')[0]} --change"}
+    words = {"speed": "--speed", "sleep": "--sleep", "change": f"{rest.partition('/')[0]} --change"}
     case, _, model = key.rpartition("/")
     return f"python -m benchmarks.living {words.get(kind, f'{case} --model {model}')}"
 
@@ -291,6 +328,7 @@ def main() -> None:
     parser.add_argument("worlds", nargs="*")
     parser.add_argument("--model", action="append", choices=MODELS)
     parser.add_argument("--change", action="store_true")
+    parser.add_argument("--sleep", action="store_true")
     parser.add_argument("--speed", action="store_true")
     parser.add_argument("--again", action="store_true")
     options = parser.parse_args()
@@ -301,7 +339,9 @@ def main() -> None:
             continue
         held["cases"][key] = make_it() | {"command": _command(key)}
         held["machine"] = {"jax": jax.__version__, "python": platform.python_version()}
-        held["command"] = "python -m benchmarks.living [WORLD --model MODEL | --change | --speed]"
+        held["command"] = (
+            "python -m benchmarks.living [WORLD --model MODEL | --change | --sleep | --speed]"
+        )
         RESULTS.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(RESULTS, json.dumps(held, indent=1) + "\n")
     cases = json.loads(RESULTS.read_text())["cases"] if RESULTS.exists() else {}

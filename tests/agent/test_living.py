@@ -343,18 +343,18 @@ def test_surprise_raises_learning_and_a_gate_skips_it(small):
     arousal = lambda since: dataclasses.replace(
         mind.init(jax.random.key(0)).arousal, since=jnp.asarray(since)
     )
-    key, ended = jax.random.key(0), jnp.zeros((), bool)
+    key = jax.random.key(0)
 
     def count(surprise, since, step=50):
         step = jnp.asarray(step)
         admitted, _ = mind._admitted(arousal(since), jnp.asarray(surprise), step, key)
-        return int(mind._count(arousal(since), admitted, ended))
+        return int(mind._count(arousal(since), admitted))
 
     assert count(0.1, 90) == 0 and count(0.9, 90) == 2
     assert count(0.1, 3) == count(0.9, 3) == 8
     assert count(0.1, 90, step=2) == 2
     faint = small(updates=1, gate="threshold", gating=dict(threshold=0.5, gain=0.1))
-    assert int(faint._count(arousal(90), True, ended)) == 1
+    assert int(faint._count(arousal(90), True)) == 1
 
 
 @pytest.mark.parametrize(
@@ -365,6 +365,10 @@ def test_surprise_raises_learning_and_a_gate_skips_it(small):
         (dict(curiosity=1.0), "give members at least 2"),
         (dict(alarm=0.5), "more than 1"),
         (dict(noise=0.0), "noise is 0"),
+        (dict(dreams=1.5, sleep=9), "dreams is 1.5"),
+        (dict(dreams=0.5), "sleep 0 and batch 32"),
+        (dict(dreams=0.5, sleep=9, updates=0), "updates 0"),
+        (dict(dreams=0.01, sleep=9), "batch 32"),
         (dict(planner="mpp"), "did you mean 'mppi'"),
         (dict(plan=dict(horizont=3)), "horizont"),
         (dict(plan=dict(horizon=99)), "too many"),

@@ -1,9 +1,11 @@
 """`anima live`: from the command to the report, and what it refuses in one line."""
 
+import io
 import json
 
 import numpy as np
 import pytest
+from PIL import Image, ImageSequence
 
 import anima
 from anima.agent import DQN
@@ -127,6 +129,30 @@ def test_a_film_that_fails_is_told_and_costs_no_life(monkeypatch, drawn):
     monkeypatch.setattr("gymnasium.envs.classic_control.CartPoleEnv.render", drawn)
     with pytest.warns(UserWarning, match="no film of CartPole-v1"):
         assert film.played(agent.mind, agent.state, "CartPole-v1", seed=0, physics={}) is None
+
+
+def test_a_world_of_gymnax_is_filmed_as_gymnasium_draws_it():
+    pytest.importorskip("gymnax")
+    agent = DQN("gymnax:MountainCar-v0", assigner="backprop", hidden=[4])
+    gif, told = film.played(agent.mind, agent.state, "gymnax:MountainCar-v0", seed=0, physics={})
+    assert "200 steps" in told and "no pictures" not in told
+    with Image.open(io.BytesIO(gif)) as shown:
+        colours = [frame.convert("RGB").getcolors(10**6) for frame in ImageSequence.Iterator(shown)]
+    assert len(colours) == 100 and all(len(found) > 4 for found in colours)
+    assert colours[0] != colours[-1]  # and the car moves
+
+
+def test_a_world_that_draws_nothing_is_filmed_by_what_it_shows(monkeypatch):
+    agent = DQN("CartPole-v1", assigner="backprop", hidden=[4])
+    monkeypatch.setattr("gymnasium.envs.classic_control.CartPoleEnv.render", lambda self: None)
+    gif, told = film.played(agent.mind, agent.state, "CartPole-v1", seed=0, physics={})
+    assert "draws no pictures: these are the first 4 of what it shows" in told
+    ink = []
+    with Image.open(io.BytesIO(gif)) as shown:
+        for frame in ImageSequence.Iterator(shown):
+            blue = np.asarray(frame.convert("RGB"), int)
+            ink.append(int((blue[..., 2] - blue[..., 0] > 80).sum()))
+    assert len(ink) > 5 and ink[-1] > ink[0]  # more of each line as time goes on
 
 
 def test_a_change_of_physics_is_marked_and_filmed(tmp_path):

@@ -12,6 +12,7 @@ import pytest
 from anima.core.errors import InputError
 from anima.world.classic import CLASSIC, CartPole, CartPoleSwingUp, Pendulum, altered
 from anima.world.env import Continuous, Discrete, Moments, begin, make, proceed
+from anima.world.export import enter
 from anima.world.host import hosted
 
 
@@ -294,6 +295,40 @@ def test_an_unknown_environment_gets_one_line(name):
 def test_a_misspelt_environment_hears_the_nearest():
     with pytest.raises(InputError, match="CartPole-v1"):
         make("CartPol-v1")
+
+
+def test_gymnax_worlds_are_offered_to_gymnasium():
+    """On the host they move as they do when compiled, and are drawn where gymnasium can."""
+    pytest.importorskip("gymnax")
+    for name in ("Acrobot-v1", "Pendulum-v1", "PointRobot-misc"):
+        world, known = make(f"gymnax:{name}"), enter(f"gymnax:{name}")
+        assert known == f"gymnax/{name}" == enter(f"gymnax:{name}")
+        spec = hosted(known).spec
+        assert (spec.observation, spec.limit) == (world.spec.observation, world.spec.limit)
+        environment = gymnasium.make(known, render_mode="rgb_array")
+        environment.reset(seed=0)
+        inner = environment.unwrapped
+        before, key, action = inner.state, inner._key, environment.action_space.sample()
+        seen, *_ = environment.step(action)
+        state, *_ = world.step(before, jnp.asarray(action), jax.random.split(key)[1])
+        np.testing.assert_allclose(seen, world.observe(state), rtol=1e-5, atol=1e-6)
+        picture = environment.render()
+        assert (picture is None) == (name == "PointRobot-misc")
+        environment.close()
+
+
+def test_gymnax_that_cannot_make_its_world_is_bad_input(monkeypatch):
+    """One of its worlds downloads images."""
+    gymnax = pytest.importorskip("gymnax")
+
+    def unreachable(name):
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(gymnax, "make", unreachable)
+    with pytest.raises(
+        InputError, match=r"gymnax:CartPole-v1 could not be made: OSError: no route"
+    ):
+        make("gymnax:CartPole-v1")
 
 
 def test_gymnax_worlds_live_in_the_same_protocol():

@@ -2,7 +2,8 @@
 
 Every step: imagine futures with the learnt model and do the first action of the best plan; see
 what happens; let the surprise of it decide how much is learnt; learn at once. When an episode ends
-it may sleep, and goes on learning from what it remembers.
+it may sleep, and goes on learning: from what it remembers, and from dreams of what it knew before
+(`agent/dreams.py`).
 
 Surprise is the energy that reality adds to what the model settled on. It gates (`learn/gate.py`:
 below the threshold no update is made), and it alarms: a lasting rise, far above what is usual by
@@ -24,8 +25,9 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 from anima.act.plan import PLANNERS, AbstractPlanner, Future, Plan
 from anima.act.preference import WISHES, Preference, preference
 from anima.agent.agent import AbstractAgent
+from anima.agent.dreams import Night, Places
 from anima.agent.faculty import Faculty, check_counts
-from anima.agent.mind import AbstractMind, Chart, alignment
+from anima.agent.mind import AbstractMind, Chart, alignment, only_if
 from anima.agent.model import Belief, ModelState, WorldModel
 from anima.circuit.circuit import AbstractCircuit
 from anima.core.errors import InputError, check_fraction, check_positive, check_range, pick
@@ -38,6 +40,8 @@ from anima.world.replay import Replay
 
 _USUALLY = 0.01  # pace of the running mean of log surprise that says what is usual
 _MOST_LASTING = 30  # steps: the usual follows in about 100, and would be no slower than the rise
+_PLACES = 64  # how many places dreams are of
+_DREAMING = 0xD3EA  # keeps what is dreamt apart from what is remembered
 _LONG_AGO = 2**30  # steps: the last alarm of one that never had any
 
 
@@ -105,10 +109,12 @@ class Expectation(eqx.Module):
 class LivingState(eqx.Module):
     """What it knows, what it expects, what it remembers and how it feels.
 
-    `alarms`: how often it was alarmed.
+    - `night`: what it dreams of; `None` for one that never dreams. - `alarms`: how often it was
+      alarmed.
     """
 
     model: ModelState
+    night: Night | None
     expectation: Expectation
     replay: Replay
     step: Int[Array, ""]
@@ -122,7 +128,8 @@ class LivingMind(AbstractMind):
     - `model`, `planner`, `wish` (what it prefers), `alarm`, `gate` (or `None`).
     - `updates`: replayed updates a step, of `batch` transitions each, the newest always among
       them; 0 is strictly online: one update a step, from the newest transition alone.
-    - `sleep`: updates more when an episode ends. - `window`: how many of the last transitions
+    - `sleep`: updates more when an episode ends; `dreams`, which share of each of their batches
+      is dreamt and not remembered. - `window`: how many of the last transitions
       are replayed (0: all that `capacity` keeps). - `warmup`: random actions at birth; `whim`,
       how likely any later action is random, unless it is judged: a routine teaches nothing new.
     - `curiosity`: what a nat of information is worth, in units of the wish, while it explores.
@@ -138,6 +145,7 @@ class LivingMind(AbstractMind):
     updates: int = eqx.field(static=True)
     batch: int = eqx.field(static=True)
     sleep: int = eqx.field(static=True)
+    dreams: float = eqx.field(static=True)
     window: int = eqx.field(static=True)
     capacity: int = eqx.field(static=True)
     warmup: int = eqx.field(static=True)
@@ -150,8 +158,11 @@ class LivingMind(AbstractMind):
     def init(self, key: PRNGKeyArray) -> LivingState:
         none, zero = jnp.zeros((), jnp.int32), jnp.zeros(())
         long_ago = jnp.full((), _LONG_AGO, jnp.int32)
+        model = self.model.init(key)
+        places = Places.empty(_PLACES, self.spec.observation)
         return LivingState(
-            model=self.model.init(key),
+            model=model,
+            night=Night.first(model, places) if self.dreams else None,
             expectation=Expectation(jnp.zeros((self.lookahead, self.spec.observation)), none),
             replay=Replay.empty(self.spec, self.capacity),
             step=none,
@@ -244,18 +255,23 @@ class LivingMind(AbstractMind):
         admitted, threshold = self._admitted(arousal, surprise, state.step, gating)
         arousal = dataclasses.replace(arousal, threshold=threshold)
         expectation, drift = self._foreseen(state, past)
+        noticed = self.model.noticed(state.model, past)
         state = dataclasses.replace(
             state,
-            model=self.model.noticed(state.model, past),
+            model=noticed,
+            night=self._been(state.night, noticed, past, arousal.since == 0),
             expectation=expectation,
             replay=state.replay.push(happened),
             step=state.step + 1,
             arousal=arousal,
             alarms=state.alarms + (arousal.since == 0),
         )
-        count = self._count(arousal, admitted, past.ended)
+        count = self._count(arousal, admitted)
         model, said = self._learnt(state, count, learning)
         state = dataclasses.replace(state, model=model)
+        if self.sleep:
+            state, said = self._slept(state, said, count, past.ended, learning)
+            count = count + jnp.where(past.ended, self.sleep, 0)
         gated = {} if self.gate is None else {"threshold": threshold}
         return state, said | gated | {
             "surprise": surprise,
@@ -280,28 +296,20 @@ class LivingMind(AbstractMind):
         """Whether the last alarm was not long ago."""
         return arousal.since < self.alarm.recovery
 
-    def _count(self, arousal: Arousal, admitted: Any, ended: Bool[Array, ""]) -> Any:
-        """How many updates this step makes: a plain number wherever nothing changes it."""
+    def _count(self, arousal: Arousal, admitted: Any) -> Any:
+        """How many updates this step makes awake: a plain number wherever nothing changes it."""
         count: Any = max(self.updates, 1)
         if self.gate is not None:
             count = jnp.where(admitted, max(round(count * self.gate.gain), 1), 0)
         if self.alarm.factor:
             count = jnp.where(self._shaken(arousal), self.alarm.boost, 1) * count
-        return count + jnp.where(ended, self.sleep, 0) if self.sleep else count
+        return count
 
     def _learnt(
         self, state: LivingState, count: Any, key: PRNGKeyArray
     ) -> tuple[ModelState, Chart]:
         """The model after `count` updates, and what is charted of the last."""
-
-        clock = jnp.minimum(state.step, state.arousal.since)  # what is new is learnt at full rate
-
-        def update(i, loop):
-            model, _ = loop
-            past = self._remembered(state, jax.random.fold_in(key, i))
-            model, info = self.model.learnt(model, past, clock, key)
-            return model, _told(info)
-
+        update = self._update(state, lambda key: self._remembered(state, key), key)
         zero = jnp.zeros(())
         begun = state.model, {name: zero for name in ("cost", "energy", "residual", "result")}
         if self.gate is not None:
@@ -309,6 +317,52 @@ class LivingMind(AbstractMind):
         least = max(self.updates, 1)  # what no step goes without is looked up at once
         usual = scan(lambda loop, i: (update(i, loop), None), begun, jnp.arange(least))[0]
         return jax.lax.fori_loop(least, count, update, usual)
+
+    def _slept(
+        self, state: LivingState, said: Chart, count: Any, ended: Bool[Array, ""], key: PRNGKeyArray
+    ) -> tuple[LivingState, Chart]:
+        """If an episode ended: after a sleep, whose updates follow the `count` awake."""
+        update = self._update(state, lambda key: self._recalled(state, key), key)
+        last = count + jnp.where(ended, self.sleep, 0)
+        model, said = jax.lax.fori_loop(count, last, update, (state.model, said))
+        night = state.night and only_if(ended, state.night.woken(model), state.night)
+        return dataclasses.replace(state, model=model, night=night), said
+
+    def _recalled(self, state: LivingState, key: PRNGKeyArray) -> Transition:
+        """What is learnt from asleep: what is remembered, the last rows of it replaced by dreams,
+        if there is anything to dream of."""
+        past = self._remembered(state, key)
+        if state.night is None:
+            return past
+        count = round(self.dreams * self.batch)
+        dreamt = state.night.dreamt(self.model, count, jax.random.fold_in(key, _DREAMING))
+        dreaming = jnp.any(state.night.been.known)
+
+        def mixed(row: Array, dream: Array) -> Array:
+            return row.at[:, -count:].set(jnp.where(dreaming, dream, row[:, -count:]))
+
+        return jax.tree.map(mixed, past, dreamt)
+
+    def _update(self, state: LivingState, recalled: Any, key: PRNGKeyArray) -> Any:
+        """One update of the model from what is recalled: the body of a loop."""
+        clock = jnp.minimum(state.step, state.arousal.since)  # what is new is learnt at full rate
+
+        def update(i, loop):
+            model, _ = loop
+            model, info = self.model.learnt(model, recalled(jax.random.fold_in(key, i)), clock, key)
+            return model, _told(info)
+
+        return update
+
+    def _been(
+        self, night: Night | None, model: ModelState, past: Transition, alarmed: Bool[Array, ""]
+    ) -> Night | None:
+        """With one place more where it has been; it does not dream of a world that is no more."""
+        if night is None:
+            return None
+        places = night.places.seen(past.observation, model.seen.deviation)
+        night = dataclasses.replace(night, places=places)
+        return only_if(alarmed, night.over(), night)
 
     def _remembered(self, state: LivingState, key: PRNGKeyArray) -> Transition:
         """A batch for every member, (K, batch): the newest transition and others before it."""
@@ -378,6 +432,7 @@ def living(
     updates: int = 8,
     batch: int = 32,
     sleep: int = 0,
+    dreams: float = 0.0,
     window: int = 0,
     capacity: int = 50_000,
     warmup: int = 25,
@@ -418,9 +473,14 @@ def living(
     check_range("living", 1, _MOST_LASTING, lasting=lasting)
     check_range("living", 0, math.inf, curiosity=curiosity, alarm=alarm, effort=effort)
     check_positive("living", noise=noise, boldness=boldness)
-    check_fraction("living", whim=whim)
+    check_fraction("living", whim=whim, dreams=dreams)
     if alarm and alarm <= 1:
         raise InputError(f"living: alarm is {alarm}: it must be 0 (never) or more than 1")
+    if dreams and not (updates and sleep and round(dreams * batch)):
+        raise InputError(
+            f"living: dreams is {dreams}, updates {updates}, sleep {sleep} and batch {batch}: it "
+            "dreams asleep, in place of a share of each batch; give a sleep and more of a share"
+        )
     if curiosity and members < 2:
         raise InputError(
             f"living: curiosity is {curiosity} and members is {members}: a single model does not "
@@ -441,6 +501,7 @@ def living(
         updates=updates,
         batch=batch,
         sleep=sleep,
+        dreams=dreams,
         window=window,
         capacity=capacity,
         warmup=warmup,

@@ -122,6 +122,18 @@ class WorldModel(eqx.Module):
         circuits, memory, info = jax.vmap(one)(state.circuits, state.memory, inputs, targets)
         return ModelState(circuits, memory, state.seen, state.moved), info
 
+    def believed(
+        self, state: ModelState, seen: Float[Array, "K count n"], code: Float[Array, "K count m"]
+    ) -> Float[Array, "K count n"]:
+        """Where each member believes that actions lead, each from places of its own."""
+        question = self._question(state, seen, code)
+
+        def one(circuit: AbstractCircuit, asked: Float[Array, " i"]) -> Float[Array, " n"]:
+            return self.assigner.predict(circuit, {"input": asked}).state["output"]
+
+        changes = jax.vmap(jax.vmap(one, (None, 0)))(state.circuits, question)
+        return seen + state.moved.restore(changes)
+
     def examples(
         self, state: ModelState, past: Transition
     ) -> tuple[Float[Array, "*batch i"], Float[Array, "*batch n"]]:

@@ -15,12 +15,15 @@ from anima.agent.life import decided
 from anima.agent.mind import AbstractMind
 from anima.core.errors import InputError
 from anima.world.env import Transition
-from anima.world.host import Host, hosted
+from anima.world.export import enter
+from anima.world.host import Host, hosted, registered
 
 Physics = Mapping[str, float]
 """The constants of a world that are altered."""
 
 _MOST_FRAMES, _WIDTH, _LAST = 150, 360, 1000  # frames; pixels; milliseconds of the last frame
+_MOST_ROWS, _ROW, _EDGE = 8, 36, 8  # of what is shown where nothing is drawn; pixels
+_PALE, _INK = "#dddddd", "#1f77b4"
 
 
 class Instant(NamedTuple):
@@ -45,17 +48,18 @@ def episode(mind: AbstractMind, state: Any, host: Host, *, seed: int) -> Iterato
 
 
 def stage(name: str, seed: int, physics: Physics, **arguments: Any) -> Host | None:
-    """gymnasium's world of this name, to look at; `None` where gymnasium has none.
+    """gymnasium's world of this name, to look at; what gymnasium has not is our own or gymnax's.
 
-    Where `physics` were altered it is our own that is looked at.
+    Where `physics` were altered it is our own too. `None` for a world that cannot be had twice.
     """
-    source, _, rest = name.partition(":")
-    if source == "gymnax" and rest:
-        return None
     if physics:
         return hosted(f"anima/{name}").open([seed], physics=dict(physics), **arguments)
+    source, _, rest = name.partition(":")
+    if source == "gymnasium" and rest:
+        name = rest
     try:
-        return hosted(rest if source == "gymnasium" and rest else name).open([seed], **arguments)
+        known = name if name in registered() or source == "gymnasium" else enter(name)
+        return hosted(known).open([seed], **arguments)
     except InputError:
         return None
 
@@ -65,9 +69,9 @@ def played(
 ) -> tuple[bytes, str] | None:
     """A GIF of one greedy episode, and a caption.
 
-    Long episodes are shown in up to 150 frames, faster than they were lived. `None` where there
-    is nothing to see: gymnax's worlds, and environments that cannot draw themselves, which must
-    not cost a life its report; it warns of what failed.
+    Long episodes are shown in up to 150 frames, faster than they were lived. Of a world that cannot
+    draw itself the film is of the numbers that it shows. `None`, and a warning that says why, where
+    drawing fails, which must not cost a life its report.
     """
     for device in ("SDL_VIDEODRIVER", "SDL_AUDIODRIVER"):
         os.environ.setdefault(device, "dummy")  # pygame draws in memory: no screen, no sound
@@ -82,17 +86,43 @@ def played(
             return None
 
 
-def _played(mind: AbstractMind, state: Any, host: Host, seed: int) -> tuple[bytes, str] | None:
-    frames: list[Any] = [host.render()]
-    if frames[0] is None:  # it cannot draw itself
-        return None
-    score = 0.0
+def _played(mind: AbstractMind, state: Any, host: Host, seed: int) -> tuple[bytes, str]:
+    frames, score = [host.render()], 0.0
+    seen = [host.observation[0]]
     for instant in episode(mind, state, host, seed=seed):
         score += float(instant.happened.reward)
         if not instant.happened.ended:
             frames.append(host.render())
+            seen.append(host.observation[0])
     told = f"One greedy episode of {len(frames)} steps: return {score:.1f}."
+    if any(frame is None for frame in frames):  # it cannot draw itself
+        frames, rows = _traced(np.stack(seen))
+        told += f" The world draws no pictures: these are the first {rows} of what it shows."
     return _gif(frames, host.rate), told
+
+
+def _traced(seen: np.ndarray) -> tuple[list[np.ndarray], int]:
+    """The numbers that a world shows as they move, (steps, n): a row each, of its own range, up
+    to each step. Also how many rows there are."""
+    from PIL import Image, ImageDraw
+
+    rows = min(seen.shape[1], _MOST_ROWS)
+    low, high = seen.min(0), seen.max(0)
+    share = (seen - low) / np.maximum(high - low, 1e-12)
+    across = _EDGE + (_WIDTH - 2 * _EDGE) * np.arange(len(seen)) / max(len(seen) - 1, 1)
+    down = _EDGE + _ROW * np.arange(1, rows + 1) - (_ROW - _EDGE) * share[:, :rows]
+    pictures = []
+    for step in range(len(seen)):
+        image = Image.new("RGB", (_WIDTH, rows * _ROW + 2 * _EDGE), "white")
+        draw = ImageDraw.Draw(image)
+        for row in range(rows):
+            points = list(zip(across, down[:, row], strict=True))
+            draw.line([*points, points[-1]], fill=_PALE, width=1)
+            draw.line([*points[: step + 1], points[step]], fill=_INK, width=2)
+            x, y = points[step]
+            draw.ellipse([x - 3, y - 3, x + 3, y + 3], fill=_INK)
+        pictures.append(np.asarray(image))
+    return pictures, rows
 
 
 def _gif(frames: list[np.ndarray], rate: float) -> bytes:

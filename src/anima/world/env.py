@@ -260,15 +260,19 @@ class Moments(eqx.Module):
         return cls(jnp.zeros(()), jnp.zeros(size), jnp.zeros(size))
 
     def seen(self, observations: Float[Array, "batch n"]) -> "Moments":
-        """With a batch more: Chan's parallel form of Welford's update."""
-        more = observations.shape[0]
+        """With a batch more."""
         mean = jnp.mean(observations, 0)
         squares = jnp.sum((observations - mean) ** 2, 0)
-        total, gap = self.count + more, mean - self.mean
+        return self.joined(Moments(jnp.asarray(float(observations.shape[0])), mean, squares))
+
+    def joined(self, other: "Moments") -> "Moments":
+        """Of both, as if all had been seen by one: Chan's parallel form of Welford's update."""
+        total, gap = self.count + other.count, other.mean - self.mean
+        share = other.count / jnp.maximum(total, 1)
         return Moments(
             total,
-            self.mean + gap * more / total,
-            self.squares + squares + gap**2 * self.count * more / total,
+            self.mean + gap * share,
+            self.squares + other.squares + gap**2 * self.count * share,
         )
 
     def normalise(self, observation: Float[Given, "*batch n"]) -> Float[Array, "*batch n"]:

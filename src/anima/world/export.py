@@ -5,9 +5,11 @@
 >>> offer()
 >>> gymnasium.make("CartPoleSwingUp-v0", render_mode="rgb_array")
 
-Those that gymnasium has too are offered as `anima/NAME`, for their physics can be altered here:
+Those that gymnasium has too are offered as `anima/NAME`, for their physics can be altered here,
+and gymnax's worlds as `gymnax/NAME`:
 
 >>> gymnasium.make("anima/CartPole-v1", physics={"motor": -1.0})
+>>> gymnasium.make("gymnax/Pendulum-v1")
 """
 
 from collections.abc import Callable, Mapping
@@ -19,16 +21,18 @@ import jax
 import numpy as np
 from jaxtyping import PRNGKeyArray
 
-from anima.world.classic import COMPILED, OURS, altered
-from anima.world.env import AbstractWorld, ActionSpace, Discrete
+from anima.world.classic import CLASSIC, COMPILED, OURS, altered
+from anima.world.env import AbstractWorld, ActionSpace, Discrete, make
 
 WIDTH, HEIGHT, METRES, LINE = 480, 280, 5.2, 5
+_GYMNAX = "gymnax:"
 
 
 class Exported(gymnasium.Env):
-    """A classic world, stepped on the host: the same equations, compiled one step at a time.
+    """A compiled world, stepped on the host: the same equations, compiled one step at a time.
 
-    **Arguments:** `name`; `render_mode`, `"rgb_array"` or `None`; `physics`, constants to alter.
+    **Arguments:** `name`, as for `anima.world.env.make`; `render_mode`, `"rgb_array"` or `None`;
+    `physics`, constants to alter.
 
     **Raises:** `InputError` for a constant that the world has not.
     """
@@ -45,8 +49,9 @@ class Exported(gymnasium.Env):
         self.world, self._reset, self._step = _compiled(name, constants)
         self.render_mode = render_mode
         self._painter: Any = None  # gymnasium's own, for those that it can draw
-        if render_mode is not None and name not in OURS:
-            self._painter = gymnasium.make(name, render_mode=render_mode)
+        drawn = name.removeprefix(_GYMNAX)
+        if render_mode is not None and drawn in CLASSIC:
+            self._painter = gymnasium.make(drawn, render_mode=render_mode)
             self._painter.reset()
             self.metadata = self._painter.metadata
         self.action_space = _space(self.world.spec.action)
@@ -66,12 +71,16 @@ class Exported(gymnasium.Env):
         return np.asarray(seen, np.float32), float(reward), bool(ended), False, {}
 
     def render(self) -> np.ndarray | None:
-        """A picture of where it stands, (height, width, 3), if it was made to draw itself."""
+        """A picture of where it stands, (height, width, 3), if it was made to draw itself and can:
+        of gymnax's worlds those that gymnasium has too."""
         if self.render_mode is None:
             return None
         if self._painter is not None:
-            self._painter.unwrapped.state = np.asarray(self.state)
+            size = len(self._painter.unwrapped.state)
+            self._painter.unwrapped.state = _pose(self.state)[:size]
             return self._painter.render()
+        if not hasattr(self.world, "sketch"):
+            return None
         from PIL import Image, ImageDraw
 
         scale = WIDTH / METRES
@@ -90,16 +99,24 @@ class Exported(gymnasium.Env):
 
 def offer() -> None:
     """Enters our worlds in gymnasium's registry."""
-    for name, world in COMPILED.items():
-        own = name if name in OURS else f"anima/{name}"
-        if own not in gymnasium.registry:
-            gymnasium.register(
-                id=own,
-                entry_point="anima.world.export:Exported",
-                kwargs={"name": name},
-                max_episode_steps=world.spec.limit,
-                disable_env_checker=True,
-            )
+    for name in COMPILED:
+        enter(name)
+
+
+def enter(name: str) -> str:
+    """Enters one compiled world, of ours or gymnax's, and says what gymnasium then calls it."""
+    world = make(name)
+    source, _, rest = world.spec.name.rpartition(":")
+    own = rest if rest in OURS else f"{source or 'anima'}/{rest}"
+    if own not in gymnasium.registry:
+        gymnasium.register(
+            id=own,
+            entry_point="anima.world.export:Exported",
+            kwargs={"name": world.spec.name},
+            max_episode_steps=world.spec.limit,
+            disable_env_checker=True,
+        )
+    return own
 
 
 @cache
@@ -107,7 +124,7 @@ def _compiled(
     name: str, physics: tuple[tuple[str, float], ...]
 ) -> tuple[AbstractWorld, Callable, Callable]:
     """A world, and its beginning and its step with what is then seen: compiled once for all."""
-    world = altered(name, dict(physics))
+    world = altered(name, dict(physics)) if physics else make(name)
 
     def begin(key: PRNGKeyArray):
         state = world.reset(key)
@@ -118,6 +135,14 @@ def _compiled(
         return state, world.observe(state), reward, ended
 
     return world, jax.jit(begin), jax.jit(move)
+
+
+def _pose(state: Any) -> np.ndarray:
+    """A state's numbers, in the order in which gymnasium keeps them."""
+    if not isinstance(state, tuple):
+        return np.asarray(state)
+    inner = vars(state[1])  # gymnax's: what was seen, and the state with a clock
+    return np.asarray([value for name, value in inner.items() if name != "time"])
 
 
 def _space(action: ActionSpace) -> gymnasium.Space:

@@ -12,6 +12,7 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray
 from anima.core.errors import InputError, nearest
 from anima.core.types import Scalar
 from anima.world.env import LONGEST, AbstractWorld, Continuous, Discrete, Spec, box
+from anima.world.host import blame
 
 
 class GymnaxWorld(AbstractWorld):
@@ -45,7 +46,8 @@ def adapt(name: str) -> GymnaxWorld:
     """A gymnax environment by name; raises `InputError` if unknown or of unsupported spaces."""
     if name not in names():
         raise InputError(f"unknown gymnax environment {name!r}: {nearest(name, names())}")
-    environment, parameters = gymnax.make(name)
+    with blame(f"gymnax:{name}", "be made"):
+        environment, parameters = gymnax.make(name)
     seen = environment.observation_space(parameters)
     if not isinstance(seen, spaces.Box) or len(seen.shape) != 1:
         raise InputError(

@@ -79,7 +79,7 @@ def hosted(name: str) -> Hosted:
     **Raises:** `InputError` if it is unknown, cannot be made, or has spaces that no circuit reads.
     """
     environment = build(name)
-    with _silence(), _blame(name, "be closed"):
+    with _silence(), blame(name, "be closed"):
         environment.close()
     limit = environment.spec.max_episode_steps if environment.spec else None
     observation = _observation(name, environment.observation_space)
@@ -91,7 +91,7 @@ def hosted(name: str) -> Hosted:
 def build(name: str, **arguments: Any) -> Any:
     """A gymnasium environment, in silence; raises `InputError` if that fails."""
     gymnasium = _gymnasium()
-    with _silence(), _blame(name, "be made"):
+    with _silence(), blame(name, "be made"):
         try:
             return gymnasium.make(name, disable_env_checker=True, **arguments)
         except gymnasium.error.UnregisteredEnv as error:
@@ -249,7 +249,7 @@ class Host(AbstractWorlds):
 
     def render(self) -> Any:
         """A picture of the first world, if it was made to draw itself."""
-        with _silence(), _blame(self.spec.name, "be drawn"):
+        with _silence(), blame(self.spec.name, "be drawn"):
             return self._worlds[0].render()
 
     @property
@@ -259,7 +259,7 @@ class Host(AbstractWorlds):
 
     def close(self) -> None:
         """Closes all worlds."""
-        with _blame(self.spec.name, "be closed"), contextlib.ExitStack() as stack:
+        with blame(self.spec.name, "be closed"), contextlib.ExitStack() as stack:
             for world in self._worlds:
                 stack.callback(world.close)
 
@@ -267,7 +267,7 @@ class Host(AbstractWorlds):
         """What happened, and which episodes ended with it."""
         done = action if self._box is None else np.clip(action, *self._box)
         self._done[self._each, self._age] = done
-        try:  # not `_blame`: this is what a life spends its time on
+        try:  # not `blame`: this is what a life spends its time on
             told = [w.step(a) for w, a in zip(self._worlds, done + self._first, strict=True)]
             seen, rewards, terminations, truncations, _ = zip(*told, strict=True)
             count = len(told)
@@ -287,7 +287,7 @@ class Host(AbstractWorlds):
     def _reset(self, which: np.ndarray) -> np.ndarray:
         """What is seen as episodes begin in those worlds; 0 for the others."""
         seen = np.zeros((len(self.seeds), self.spec.observation), np.float32)
-        with _silence(), _blame(self.spec.name, "be reset"):
+        with _silence(), blame(self.spec.name, "be reset"):
             first = [
                 self._worlds[i].reset(seed=_seed(self.seeds[i], int(self._episode[i])))[0]
                 for i in np.flatnonzero(which)
@@ -316,7 +316,7 @@ class Host(AbstractWorlds):
 
     def _act_out(self, index: int, action: np.ndarray | np.integer) -> np.ndarray:
         environment = self._worlds[index]
-        with _blame(self.spec.name, f"take action {action}"):
+        with blame(self.spec.name, f"take action {action}"):
             seen, _, terminated, truncated, _ = environment.step(action + self._first)
         if terminated or truncated:
             raise Lost(self.spec.name)
@@ -400,7 +400,7 @@ def _silence() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _blame(name: str, what: str) -> Iterator[None]:
+def blame(name: str, what: str) -> Iterator[None]:
     """Whatever an environment raises is bad input to us, in one line."""
     try:
         yield
