@@ -170,11 +170,10 @@ def slept(how: str) -> dict[str, Any]:
     while life.steps < steps:
         charts, _ = life.advance(500)
         check_finite(life, charts)
-        scores = life.judge(ON_THE_WAY, JUDGE_SEED).mean(1)
-        curve.append(
-            {"step": life.steps, "return_iqm": iqm(scores), "ci95": list(interval(scores))}
-        )
-        _say(f"{SLEEPER} {how} {life.steps}: {np.sort(scores).round(1)}")
+        scores = life.judge(ON_THE_WAY, JUDGE_SEED)
+        row = {"return_iqm": iqm(scores.mean(1)), "ci95": list(interval(scores))}
+        curve.append({"step": life.steps} | row)
+        _say(f"{SLEEPER} {how} {life.steps}: {np.sort(scores.mean(1)).round(1)}")
     final = judged_in_gymnasium(life, world, AT_THE_END)
     return {
         "world": world,

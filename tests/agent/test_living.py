@@ -369,6 +369,7 @@ def test_surprise_raises_learning_and_a_gate_skips_it(small):
         (dict(dreams=0.5), "sleep 0 and batch 32"),
         (dict(dreams=0.5, sleep=9, updates=0), "updates 0"),
         (dict(dreams=0.01, sleep=9), "batch 32"),
+        (dict(dreams=0.99, sleep=9), "a share that is a part"),
         (dict(planner="mpp"), "did you mean 'mppi'"),
         (dict(plan=dict(horizont=3)), "horizont"),
         (dict(plan=dict(horizon=99)), "too many"),

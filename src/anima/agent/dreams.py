@@ -7,8 +7,6 @@ circuits knew. Learning from a network's own past answers, so that it keeps them
 pseudo-rehearsal (Robins, 1995).
 """
 
-import dataclasses
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -22,9 +20,9 @@ from anima.world.env import Discrete, Moments, Transition
 class Places(eqx.Module):
     """Where it has been: at most K Gaussians, each of the states that were nearest to it.
 
-    A state that is further from every place than the two nearest of them are from each other is a
-    place of its own, and those two become one; any other joins the nearest. So places spread over
-    all that was seen, however seldom it was.
+    The first K states that differ are places. After that, a state that is further from every place
+    than the two nearest of them are from each other is a place of its own, and those two become
+    one; any other joins the nearest. So places spread over all that was seen, be it seldom seen.
 
     - `moments`: their counts, means and squares, with a leading axis of K.
     """
@@ -44,10 +42,10 @@ class Places(eqx.Module):
 
     def seen(self, state: Float[Given, " n"], deviation: Float[Array, " n"]) -> "Places":
         """With one state more; distances are in units of `deviation`."""
-        mean = self.moments.mean / deviation
-        unknown = jnp.where(self.known, 0.0, jnp.inf)
-        near = jnp.sum((mean - state / deviation) ** 2, -1) + unknown
-        apart = jnp.sum((mean[:, None] - mean[None]) ** 2, -1) + unknown[:, None] + unknown[None]
+        mean, unknown = self.moments.mean, jnp.where(self.known, 0.0, jnp.inf)
+        near = jnp.sum(((mean - state) / deviation) ** 2, -1) + unknown
+        apart = jnp.sum(((mean[:, None] - mean[None]) / deviation) ** 2, -1)
+        apart = apart + unknown[:, None] + unknown[None]
         apart = jnp.where(jnp.eye(near.size, dtype=bool), jnp.inf, apart)
         one, other = jnp.unravel_index(jnp.argmin(apart), apart.shape)
         full = jnp.all(self.known)
@@ -62,8 +60,8 @@ class Places(eqx.Module):
         joined = put(self.moments, nearest, pick(nearest).joined(alone))
         merged = put(self.moments, one, pick(one).joined(pick(other)))
         base = jax.tree.map(lambda a, b: jnp.where(full, a, b), merged, self.moments)
-        apart_ = put(base, room, alone)
-        return Places(jax.tree.map(lambda a, b: jnp.where(new, a, b), apart_, joined))
+        added = put(base, room, alone)
+        return Places(jax.tree.map(lambda a, b: jnp.where(new, a, b), added, joined))
 
     def draw(self, key: PRNGKeyArray, *shape: int) -> Float[Array, "*shape n"]:
         """States as they may be there, every place as likely as another."""
@@ -78,7 +76,8 @@ class Places(eqx.Module):
 class Night(eqx.Module):
     """What it dreams of: where it had been when it last woke, and what it then knew.
 
-    - `places`: up to now; `been`: when it woke. - `model`: what it knew then.
+    - `places`: up to now; `been`: when it woke. - `model`: what it knew then, without what its
+      optimiser remembers.
     """
 
     places: Places
@@ -86,17 +85,14 @@ class Night(eqx.Module):
     model: ModelState
 
     @classmethod
-    def first(cls, model: ModelState, places: Places) -> "Night":
-        """Of one that has never slept, and has nothing to dream of."""
-        return cls(places, places, _knowledge(model))
-
-    def woken(self, model: ModelState) -> "Night":
-        """After a sleep."""
-        return Night(self.places, self.places, _knowledge(model))
+    def after(cls, model: ModelState, places: Places) -> "Night":
+        """That of one who wakes, or is born, with such knowledge and after such places."""
+        return cls(places, places, ModelState(model.circuits, (), model.seen, model.moved))
 
     def over(self) -> "Night":
-        """With nothing to dream of until it has slept once more: the world is another one."""
-        return dataclasses.replace(self, been=jax.tree.map(jnp.zeros_like, self.been))
+        """With nowhere to dream of, until it has slept where it then was: the world is another."""
+        none = jax.tree.map(jnp.zeros_like, self.places)
+        return Night(none, none, self.model)
 
     def dreamt(self, model: WorldModel, count: int, key: PRNGKeyArray) -> Transition:
         """Dreams of one step, with leading axes (K members, count), without rewards or ends."""
@@ -108,8 +104,3 @@ class Night(eqx.Module):
         following = model.believed(self.model, places, space.code(actions))
         none = jnp.zeros(shape, bool)
         return Transition(places, actions, jnp.zeros(shape), following, none, none)
-
-
-def _knowledge(model: ModelState) -> ModelState:
-    """What a model answers with, without what its optimiser remembers."""
-    return ModelState(model.circuits, (), model.seen, model.moved)

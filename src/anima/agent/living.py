@@ -15,6 +15,7 @@ import dataclasses
 import math
 import warnings
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, ClassVar
 
 import equinox as eqx
@@ -162,7 +163,7 @@ class LivingMind(AbstractMind):
         places = Places.empty(_PLACES, self.spec.observation)
         return LivingState(
             model=model,
-            night=Night.first(model, places) if self.dreams else None,
+            night=Night.after(model, places) if self.dreams else None,
             expectation=Expectation(jnp.zeros((self.lookahead, self.spec.observation)), none),
             replay=Replay.empty(self.spec, self.capacity),
             step=none,
@@ -309,7 +310,7 @@ class LivingMind(AbstractMind):
         self, state: LivingState, count: Any, key: PRNGKeyArray
     ) -> tuple[ModelState, Chart]:
         """The model after `count` updates, and what is charted of the last."""
-        update = self._update(state, lambda key: self._remembered(state, key), key)
+        update = self._update(state, partial(self._remembered, state), key)
         zero = jnp.zeros(())
         begun = state.model, {name: zero for name in ("cost", "energy", "residual", "result")}
         if self.gate is not None:
@@ -322,10 +323,12 @@ class LivingMind(AbstractMind):
         self, state: LivingState, said: Chart, count: Any, ended: Bool[Array, ""], key: PRNGKeyArray
     ) -> tuple[LivingState, Chart]:
         """If an episode ended: after a sleep, whose updates follow the `count` awake."""
-        update = self._update(state, lambda key: self._recalled(state, key), key)
+        update = self._update(state, partial(self._recalled, state), key)
         last = count + jnp.where(ended, self.sleep, 0)
         model, said = jax.lax.fori_loop(count, last, update, (state.model, said))
-        night = state.night and only_if(ended, state.night.woken(model), state.night)
+        night = state.night
+        if night is not None:
+            night = only_if(ended, Night.after(model, night.places), night)
         return dataclasses.replace(state, model=model, night=night), said
 
     def _recalled(self, state: LivingState, key: PRNGKeyArray) -> Transition:
@@ -360,9 +363,9 @@ class LivingMind(AbstractMind):
         """With one place more where it has been; it does not dream of a world that is no more."""
         if night is None:
             return None
+        night = only_if(alarmed, night.over(), night)
         places = night.places.seen(past.observation, model.seen.deviation)
-        night = dataclasses.replace(night, places=places)
-        return only_if(alarmed, night.over(), night)
+        return dataclasses.replace(night, places=places)
 
     def _remembered(self, state: LivingState, key: PRNGKeyArray) -> Transition:
         """A batch for every member, (K, batch): the newest transition and others before it."""
@@ -476,10 +479,10 @@ def living(
     check_fraction("living", whim=whim, dreams=dreams)
     if alarm and alarm <= 1:
         raise InputError(f"living: alarm is {alarm}: it must be 0 (never) or more than 1")
-    if dreams and not (updates and sleep and round(dreams * batch)):
+    if dreams and not (updates and sleep and 0 < round(dreams * batch) < batch):
         raise InputError(
-            f"living: dreams is {dreams}, updates {updates}, sleep {sleep} and batch {batch}: it "
-            "dreams asleep, in place of a share of each batch; give a sleep and more of a share"
+            f"living: dreams is {dreams}, updates {updates}, sleep {sleep} and batch {batch}: dreams "
+            "are a part of each batch asleep, so give updates, a sleep and a share that is a part"
         )
     if curiosity and members < 2:
         raise InputError(

@@ -5,11 +5,11 @@
 >>> offer()
 >>> gymnasium.make("CartPoleSwingUp-v0", render_mode="rgb_array")
 
-Those that gymnasium has too are offered as `anima/NAME`, for their physics can be altered here,
-and gymnax's worlds as `gymnax/NAME`:
+Those that gymnasium has too are offered as `anima/NAME`, for their physics can be altered here;
+gymnax's worlds are entered one by one:
 
 >>> gymnasium.make("anima/CartPole-v1", physics={"motor": -1.0})
->>> gymnasium.make("gymnax/Pendulum-v1")
+>>> gymnasium.make(enter("gymnax:Pendulum-v1"))
 """
 
 from collections.abc import Callable, Mapping
@@ -21,6 +21,7 @@ import jax
 import numpy as np
 from jaxtyping import PRNGKeyArray
 
+from anima.core.errors import InputError
 from anima.world.classic import CLASSIC, COMPILED, OURS, altered
 from anima.world.env import AbstractWorld, ActionSpace, Discrete, make
 
@@ -104,8 +105,13 @@ def offer() -> None:
 
 
 def enter(name: str) -> str:
-    """Enters one compiled world, of ours or gymnax's, and says what gymnasium then calls it."""
+    """Enters one compiled world, of ours or gymnax's, and says what gymnasium then calls it.
+
+    **Raises:** `InputError` for an unknown world, or one that does not compile.
+    """
     world = make(name)
+    if not isinstance(world, AbstractWorld):
+        raise InputError(f"{name} is gymnasium's own: there is nothing to enter")
     source, _, rest = world.spec.name.rpartition(":")
     own = rest if rest in OURS else f"{source or 'anima'}/{rest}"
     if own not in gymnasium.registry:
