@@ -366,7 +366,7 @@ def test_surprise_raises_learning_and_a_gate_skips_it(small):
         (dict(alarm=0.5), "more than 1"),
         (dict(noise=0.0), "noise is 0"),
         (dict(dreams=1.5, sleep=9), "dreams is 1.5"),
-        (dict(dreams=0.5), "sleep 0 and batch 32"),
+        (dict(dreams=0.5), "sleep 0, batch 32"),
         (dict(dreams=0.5, sleep=9, updates=0), "updates 0"),
         (dict(dreams=0.01, sleep=9), "batch 32"),
         (dict(dreams=0.99, sleep=9), "a share that is a part"),

@@ -2,7 +2,10 @@
 
 import io
 import json
+import sys
+import types
 
+import gymnasium
 import numpy as np
 import pytest
 from PIL import Image, ImageSequence
@@ -142,17 +145,66 @@ def test_a_world_of_gymnax_is_filmed_as_gymnasium_draws_it():
     assert colours[0] != colours[-1]  # and the car moves
 
 
-def test_a_world_that_draws_nothing_is_filmed_by_what_it_shows(monkeypatch):
-    agent = DQN("CartPole-v1", assigner="backprop", hidden=[4])
-    monkeypatch.setattr("gymnasium.envs.classic_control.CartPoleEnv.render", lambda self: None)
-    gif, told = film.played(agent.mind, agent.state, "CartPole-v1", seed=0, physics={})
-    assert "draws no pictures: these are the first 4 of what it shows" in told
+class Blind(gymnasium.Env):
+    """A world without pictures, which knows of no way to draw itself."""
+
+    observation_space = gymnasium.spaces.Box(-9, 9, (2,))
+    action_space = gymnasium.spaces.Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.time = 0
+        return np.zeros(2, np.float32), {}
+
+    def step(self, action):
+        self.time += 1
+        return np.asarray([self.time, -self.time], np.float32), 1.0, self.time == 9, False, {}
+
+
+class Blank(Blind):
+    """Another, whose pictures are `None`."""
+
+    metadata = {"render_modes": ["rgb_array"]}  # noqa: RUF012 (gymnasium's)
+
+    def __init__(self, render_mode=None):
+        self.render_mode = render_mode
+
+    def render(self):
+        return None
+
+
+@pytest.mark.parametrize("made", [Blind, Blank])
+def test_a_world_that_draws_nothing_is_filmed_by_what_it_shows(made):
+    name = f"{made.__name__}-v0"
+    gymnasium.register(name, made, max_episode_steps=50)
+    agent = DQN(name, assigner="backprop", hidden=[4])
+    gif, told = film.played(agent.mind, agent.state, name, seed=0, physics={})
+    assert "9 steps: return 9.0. The world draws no pictures" in told
     ink = []
     with Image.open(io.BytesIO(gif)) as shown:
         for frame in ImageSequence.Iterator(shown):
-            blue = np.asarray(frame.convert("RGB"), int)
-            ink.append(int((blue[..., 2] - blue[..., 0] > 80).sum()))
-    assert len(ink) > 5 and ink[-1] > ink[0]  # more of each line as time goes on
+            pixels = np.asarray(frame.convert("RGB"), int)
+            ink.append(int((pixels[..., 2] - pixels[..., 0] > 80).sum()))
+    assert len(ink) == 9 and ink[-1] > 2 * ink[1] > 0  # more of each line as time goes on
+
+
+def test_long_films_are_of_some_frames_and_of_the_end(monkeypatch):
+    monkeypatch.setattr(film, "_MOST_FRAMES", 4)
+    gymnasium.register("Blind-v1", Blind, max_episode_steps=50)
+    agent = DQN("Blind-v1", assigner="backprop", hidden=[4])
+    gif, _ = film.played(agent.mind, agent.state, "Blind-v1", seed=0, physics={})
+    with Image.open(io.BytesIO(gif)) as shown:
+        assert shown.n_frames == 3  # of steps 2, 5 and 8
+
+
+def test_worlds_named_with_their_module_are_looked_at_as_well(monkeypatch):
+    """gymnasium imports the module, which registers them."""
+    module = types.ModuleType("anima_test_worlds")
+    monkeypatch.setitem(sys.modules, "anima_test_worlds", module)
+    gymnasium.register("Blind-v2", Blind, max_episode_steps=50)
+    host = film.stage("anima_test_worlds:Blind-v2", 0, {})
+    assert host is not None and host.spec.observation == 2
+    assert film.stage("NoSuchWorld-v0", 0, {}) is None
 
 
 def test_a_change_of_physics_is_marked_and_filmed(tmp_path):

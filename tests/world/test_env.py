@@ -314,7 +314,13 @@ def test_gymnax_worlds_are_offered_to_gymnasium():
         np.testing.assert_allclose(seen, world.observe(state), rtol=1e-5, atol=1e-6)
         picture = environment.render()
         assert (picture is None) == (name == "PointRobot-misc")
+        if picture is not None:  # what gymnasium's would see where it drew is what was seen
+            painter = inner._painter.unwrapped
+            look = painter._get_obs if name == "Pendulum-v1" else painter._get_ob
+            np.testing.assert_allclose(look(), seen, rtol=1e-5, atol=1e-6)
         environment.close()
+    with pytest.raises(InputError, match="is gymnasium's own"):
+        enter("gymnasium:CartPole-v1")
 
 
 def test_gymnax_that_cannot_make_its_world_is_bad_input(monkeypatch):

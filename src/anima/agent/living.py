@@ -481,7 +481,7 @@ def living(
         raise InputError(f"living: alarm is {alarm}: it must be 0 (never) or more than 1")
     if dreams and not (updates and sleep and 0 < round(dreams * batch) < batch):
         raise InputError(
-            f"living: dreams is {dreams}, updates {updates}, sleep {sleep} and batch {batch}: dreams "
+            f"living: dreams is {dreams}, updates {updates}, sleep {sleep}, batch {batch}: dreams "
             "are a part of each batch asleep, so give updates, a sleep and a share that is a part"
         )
     if curiosity and members < 2:

@@ -4,7 +4,7 @@ import contextlib
 import io
 import os
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -14,9 +14,9 @@ import numpy as np
 from anima.agent.life import decided
 from anima.agent.mind import AbstractMind
 from anima.core.errors import InputError
-from anima.world.env import Transition
+from anima.world.env import Transition, make
 from anima.world.export import enter
-from anima.world.host import Host, hosted, registered
+from anima.world.host import Host, Hosted, hosted, registered
 
 Physics = Mapping[str, float]
 """The constants of a world that are altered."""
@@ -50,7 +50,7 @@ def episode(mind: AbstractMind, state: Any, host: Host, *, seed: int) -> Iterato
 def stage(name: str, seed: int, physics: Physics, **arguments: Any) -> Host | None:
     """gymnasium's world of this name, to look at; what gymnasium has not is our own or gymnax's.
 
-    Where `physics` were altered it is our own too. `None` for a world that cannot be had twice.
+    Where `physics` were altered it is our own too. `None` for a world that cannot be had so.
     """
     if physics:
         return hosted(f"anima/{name}").open([seed], physics=dict(physics), **arguments)
@@ -58,8 +58,8 @@ def stage(name: str, seed: int, physics: Physics, **arguments: Any) -> Host | No
     if source == "gymnasium" and rest:
         name = rest
     try:
-        known = name if name in registered() or source == "gymnasium" else enter(name)
-        return hosted(known).open([seed], **arguments)
+        theirs = name in registered() or isinstance(make(name), Hosted)
+        return hosted(name if theirs else enter(name)).open([seed], **arguments)
     except InputError:
         return None
 
@@ -76,60 +76,64 @@ def played(
     for device in ("SDL_VIDEODRIVER", "SDL_AUDIODRIVER"):
         os.environ.setdefault(device, "dummy")  # pygame draws in memory: no screen, no sound
     host = stage(name, seed, physics, render_mode="rgb_array")
+    draws = host is not None
+    host = host or stage(name, seed, physics)
     if host is None:
+        warnings.warn(f"no film of {name}: it cannot be opened once more", stacklevel=2)
         return None
     with contextlib.closing(host):
         try:
-            return _played(mind, state, host, seed)
+            return _played(mind, state, host, seed, draws)
         except Exception as error:  # whatever someone's environment raises as it is drawn
             warnings.warn(f"no film of {name}: {error}", stacklevel=2)
             return None
 
 
-def _played(mind: AbstractMind, state: Any, host: Host, seed: int) -> tuple[bytes, str]:
-    frames, score = [host.render()], 0.0
-    seen = [host.observation[0]]
+def _played(
+    mind: AbstractMind, state: Any, host: Host, seed: int, draws: bool
+) -> tuple[bytes, str]:
+    look = host.render if draws else lambda: None
+    frames, seen, score = [look()], [host.observation[0]], 0.0
     for instant in episode(mind, state, host, seed=seed):
         score += float(instant.happened.reward)
         if not instant.happened.ended:
-            frames.append(host.render())
+            frames.append(look())
             seen.append(host.observation[0])
     told = f"One greedy episode of {len(frames)} steps: return {score:.1f}."
+    every = -(-len(frames) // _MOST_FRAMES)
+    kept = range(len(frames))[::-every][::-1]  # the end among them
     if any(frame is None for frame in frames):  # it cannot draw itself
-        frames, rows = _traced(np.stack(seen))
-        told += f" The world draws no pictures: these are the first {rows} of what it shows."
-    return _gif(frames, host.rate), told
+        told += " The world draws no pictures: this is what it shows, number by number."
+        return _gif(_traced(np.stack(seen)[:, :_MOST_ROWS], kept), host.rate), told
+    return _gif([frames[step] for step in kept], host.rate), told
 
 
-def _traced(seen: np.ndarray) -> tuple[list[np.ndarray], int]:
-    """The numbers that a world shows as they move, (steps, n): a row each, of its own range, up
-    to each step. Also how many rows there are."""
+def _traced(seen: np.ndarray, steps: Sequence[int]) -> list[np.ndarray]:
+    """Pictures of numbers as they move, (steps, n): a row each, of its own range, up to a step."""
     from PIL import Image, ImageDraw
 
-    rows = min(seen.shape[1], _MOST_ROWS)
     low, high = seen.min(0), seen.max(0)
     share = (seen - low) / np.maximum(high - low, 1e-12)
     across = _EDGE + (_WIDTH - 2 * _EDGE) * np.arange(len(seen)) / max(len(seen) - 1, 1)
-    down = _EDGE + _ROW * np.arange(1, rows + 1) - (_ROW - _EDGE) * share[:, :rows]
+    down = _EDGE + _ROW * np.arange(1, seen.shape[1] + 1) - (_ROW - _EDGE) * share
+    lines = [list(zip(across, row, strict=True)) for row in down.T]
     pictures = []
-    for step in range(len(seen)):
-        image = Image.new("RGB", (_WIDTH, rows * _ROW + 2 * _EDGE), "white")
+    for step in steps:
+        image = Image.new("RGB", (_WIDTH, len(lines) * _ROW + 2 * _EDGE), "white")
         draw = ImageDraw.Draw(image)
-        for row in range(rows):
-            points = list(zip(across, down[:, row], strict=True))
-            draw.line([*points, points[-1]], fill=_PALE, width=1)
-            draw.line([*points[: step + 1], points[step]], fill=_INK, width=2)
-            x, y = points[step]
+        for line in lines:
+            x, y = line[step]
+            draw.line([*line, line[-1]], fill=_PALE, width=1)
+            draw.line([*line[: step + 1], line[step]], fill=_INK, width=2)
             draw.ellipse([x - 3, y - 3, x + 3, y + 3], fill=_INK)
         pictures.append(np.asarray(image))
-    return pictures, rows
+    return pictures
 
 
 def _gif(frames: list[np.ndarray], rate: float) -> bytes:
     from PIL import Image
 
-    every = -(-len(frames) // _MOST_FRAMES)
-    images = [Image.fromarray(frame) for frame in frames[::-every][::-1]]  # the end among them
+    images = [Image.fromarray(frame) for frame in frames]
     small = (_WIDTH, round(_WIDTH * images[0].height / images[0].width))
     pictures = [image.resize(small).quantize(32) for image in images]
     pauses = [max(20, round(1000 / rate))] * (len(pictures) - 1) + [_LAST]
