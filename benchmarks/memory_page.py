@@ -62,7 +62,8 @@ hidden layer, equilibrium propagation, plain SGD) sees new images beside dreams 
 asleep, at the end, dreams alone. The code is learnt on the first task and then stays as it is;
 every image, in training and test, is seen through it. *Class-incremental* asks which of all classes
 an image is, *task-incremental* which of its own task's. *Forgotten* is what a task lost, on
-average, from just after it was learnt until the end, asked among all classes. Rows:
+average, from just after it was learnt until the end, asked among all classes.
+`examples/tasks_without_images.py` is such a life in a minute, on `digits`. Rows:
 
 - `dreams`; `twin`, the same dreams and network learnt by backpropagation at its own rate; `buffer`,
   as many raw images as the memory's numbers would hold; `naive`, no replay; `joint`, all at once;
