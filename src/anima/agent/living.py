@@ -363,9 +363,9 @@ class LivingMind(AbstractMind):
         """With one place more where it has been; it does not dream of a world that is no more."""
         if night is None:
             return None
-        night = only_if(alarmed, night.over(), night)
-        places = night.places.seen(past.observation, model.seen.deviation)
-        return dataclasses.replace(night, places=places)
+        slept: Night = only_if(alarmed, night.over(), night)
+        places = slept.places.seen(past.observation, model.seen.deviation)
+        return dataclasses.replace(slept, places=places)
 
     def _remembered(self, state: LivingState, key: PRNGKeyArray) -> Transition:
         """A batch for every member, (K, batch): the newest transition and others before it."""

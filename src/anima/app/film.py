@@ -93,7 +93,8 @@ def _played(
     mind: AbstractMind, state: Any, host: Host, seed: int, draws: bool
 ) -> tuple[bytes, str]:
     look = host.render if draws else lambda: None
-    frames, seen, score = [look()], [host.observation[0]], 0.0
+    frames: list[Any] = [look()]
+    seen, score = [host.observation[0]], 0.0
     for instant in episode(mind, state, host, seed=seed):
         score += float(instant.happened.reward)
         if not instant.happened.ended:
