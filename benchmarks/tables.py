@@ -398,9 +398,9 @@ def agents_page() -> str:
         "Seconds are of all seeds together, on one core that others shared; *to threshold* is the",
         "median over seeds of the first judging (10 episodes) at or above it, with how many seeds",
         "got there, and after how many seconds (of all seeds, compiling and judging included; not",
-        "noted in older rows). Presets that set `average` (LunarLander's, and ANGC's of CartPole and",
-        "MountainCar) are judged by averaged synapses. What has no row was not run. Below tables is what",
-        "was missed; its figures of tuning seeds and of where time goes are of runs not kept.",
+        "noted in older rows). Presets that set `average` (LunarLander's, and ANGC's of CartPole",
+        "and MountainCar) are judged by averaged synapses. What has no row was not run. Below",
+        "tables stands what was missed; its figures of tuning seeds and of where time goes are of runs not kept.",
     ]
     found = [json.loads(path.read_text()) for path in sorted((RESULTS / "agents").glob("*.json"))]
     peers = [
