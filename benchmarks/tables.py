@@ -400,7 +400,8 @@ def agents_page() -> str:
         "got there, and after how many seconds (of all seeds, compiling and judging included; not",
         "noted in older rows). Presets that set `average` (LunarLander's, and ANGC's of CartPole",
         "and MountainCar) are judged by averaged synapses. What has no row was not run. Below",
-        "tables stands what was missed; its figures of tuning seeds and of where time goes are of runs not kept.",
+        "tables stands what was missed; its figures of tuning seeds and of where time goes are of",
+        "runs not kept.",
     ]
     found = [json.loads(path.read_text()) for path in sorted((RESULTS / "agents").glob("*.json"))]
     peers = [
