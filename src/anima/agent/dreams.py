@@ -41,7 +41,7 @@ class Places(eqx.Module):
         return self.moments.count > 0
 
     def seen(self, state: Float[Given, " n"], deviation: Float[Array, " n"]) -> "Places":
-        """With one state more; distances are in units of `deviation`."""
+        """With one state more, (n,); distances are in units of `deviation`, (n,)."""
         mean, unknown = self.moments.mean, jnp.where(self.known, 0.0, jnp.inf)
         near = jnp.sum(((mean - state) / deviation) ** 2, -1) + unknown
         apart = jnp.sum(((mean[:, None] - mean[None]) / deviation) ** 2, -1)
