@@ -129,7 +129,8 @@ def test_contrasted_phases_around_a_prediction_give_its_gradient():
     for credit, least in (({"nudged_steps": 40}, 0.99), ({}, 0.93)):
         draw, assigner = body("eqprop-predictive", (4, 16, 16, 2), credit=credit)
         circuit = draw(jax.random.key(2))
-        assert alignment(circuit, assigner, inputs, targets, jax.random.key(3)) > least
+        found = jax.jit(alignment)(circuit, assigner, inputs, targets, jax.random.key(3))
+        assert found > least
         free, ahead = (_answers(rule, circuit, inputs) for rule in (assigner, Backprop()))
         np.testing.assert_allclose(free, ahead, rtol=1e-5)
 
@@ -159,8 +160,8 @@ def test_nothing_is_learnt_before_the_warmup_is_over(corridor):
     ("recipe", "where"),
     [
         (dqn, lambda mind: mind.learner),
-        (ppo, lambda mind: mind.actor),
-        (ddpg, lambda mind: mind.skill.actor),
+        pytest.param(ppo, lambda mind: mind.actor, marks=pytest.mark.slow),
+        pytest.param(ddpg, lambda mind: mind.skill.actor, marks=pytest.mark.slow),
     ],
 )
 def test_it_is_judged_by_averaged_synapses_and_lives_by_the_latest(recipe, where, corridor):

@@ -130,7 +130,7 @@ def test_a_cycle_draws_all_its_chance_before_its_loop(corridor):
     assert "dot_general" in found and "random_bits" not in found
 
 
-@pytest.mark.parametrize("seeds", [[3, 4], [3]])
+@pytest.mark.parametrize("seeds", [[3, 4], pytest.param([3], marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     ("name", "recipe", "settings"),
     [

@@ -136,7 +136,7 @@ def test_bad_input_is_refused(options, message):
         optimiser(Hopfield.mlp(SIZES, key=KEY), **options)
 
 
-@pytest.mark.parametrize("share", [0.25, 1.0])
+@pytest.mark.parametrize("share", [0.25, pytest.param(1.0, marks=pytest.mark.slow)])
 def test_what_answers_is_the_average_over_the_last_share(share):
     """The parameters of a learner as each update found them, averaged as the formula says."""
     circuit = Predictive.mlp(SIZES, key=KEY)

@@ -157,7 +157,7 @@ def test_a_nudge_beyond_the_bound_is_refused_with_the_bound():
     assert [int(code) for code in results] == [Result.UNSTABLE, Result.MAX_STEPS]
 
 
-@pytest.mark.parametrize("scheme", ["centred", "random_sign"])
+@pytest.mark.parametrize("scheme", ["centred", pytest.param("random_sign", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("nudge", [0.9, 60.0], ids=["beyond", "far"])
 def test_a_convex_cost_is_bounded_where_the_rule_nudges_against_it_too(scheme, nudge):
     """Under -beta |y - t|^2 the output keeps a minimum while 2 beta lambda_max(S) < 1."""

@@ -76,7 +76,13 @@ WRITTEN = {
 }
 
 
-@pytest.mark.parametrize("own", [{"code": 6}, {"read": "h1"}], ids=["code", "read"])
+@pytest.mark.parametrize(
+    "own",
+    [
+        pytest.param({"code": 6}, id="code"),
+        pytest.param({"read": "h1"}, id="read", marks=pytest.mark.slow),
+    ],
+)
 def test_a_circuit_with_error_synapses_writes(own, training, data, tmp_path):
     dream = configs.resolve({"dream": TABLE["dream"] | {"read": ""} | WRITTEN | own}).dream
     dream = dataclasses.replace(dream, passes=90)

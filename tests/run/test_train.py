@@ -320,7 +320,7 @@ def test_every_epoch_reads_every_example_in_another_order(small, data, tmp_path)
     assert not (epochs[0] == epochs[1]).all()
 
 
-@pytest.mark.parametrize("rule", ["eqprop", "zil"])
+@pytest.mark.parametrize("rule", ["eqprop", pytest.param("zil", marks=pytest.mark.slow)])
 def test_colour_images_are_learnt_by_convolutions(rule, real, tmp_path):
     """A smoke test: the first images of CIFAR-10, in batches of ten, are learnt by heart."""
     data = load_data(str(real("cifar10-subset")))

@@ -74,9 +74,8 @@ class WorldModel(eqx.Module):
         self, state: ModelState, seen: Float[Array, " n"], code: Code
     ) -> Float[Array, "K n"]:
         """The normalised change that each member settles on."""
-        clamp = {"input": self._question(state, seen, code)}
-        answer = lambda circuit: self.assigner.predict(circuit, clamp).state["output"]
-        return jax.vmap(answer)(state.circuits)
+        question = self._question(state, seen, code)
+        return jax.vmap(self._change, (0, None))(state.circuits, question)
 
     def imagine(self, state: ModelState, belief: Belief, code: Code) -> Belief:
         """Where an action leads: the members' mean, and what they would learn from seeing it."""
@@ -127,11 +126,7 @@ class WorldModel(eqx.Module):
     ) -> Float[Array, "K count n"]:
         """Where each member believes that actions lead, each from places of its own."""
         question = self._question(state, seen, code)
-
-        def one(circuit: AbstractCircuit, asked: Float[Array, " i"]) -> Float[Array, " n"]:
-            return self.assigner.predict(circuit, {"input": asked}).state["output"]
-
-        changes = jax.vmap(jax.vmap(one, (None, 0)))(state.circuits, question)
+        changes = jax.vmap(jax.vmap(self._change, (None, 0)))(state.circuits, question)
         return seen + state.moved.restore(changes)
 
     def examples(
@@ -154,6 +149,10 @@ class WorldModel(eqx.Module):
     def learner(self, circuit: AbstractCircuit) -> Learner:
         """What updates one member."""
         return Learner(circuit, self.assigner, SquaredError(), self.optimiser)
+
+    def _change(self, circuit: AbstractCircuit, question: Float[Array, " i"]) -> Float[Array, " n"]:
+        """The normalised change that one member settles on."""
+        return self.assigner.predict(circuit, {"input": question}).state["output"]
 
     def _question(
         self, state: ModelState, seen: Float[Array, "*batch n"], code: Float[Array, "*batch m"]
