@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from anima import NGC, Hopfield, InputError
+from anima import NGC, Hopfield, InputError, NGCRule
 from anima.circuit.graph import Dense
 from anima.learn.memory import (
     Concepts,
@@ -17,6 +17,7 @@ from anima.learn.memory import (
     factorise,
     learn_code,
     learn_concepts,
+    learn_generator,
     learn_writer,
     remember,
 )
@@ -206,6 +207,23 @@ def test_what_is_new_leaves_the_old_as_it_was(memory):
     assert both.concepts.size == memory.concepts.size + 4 + 2 * 4 + 2
     with pytest.raises(InputError, match=r"label 5 was never learnt: choose one of 0, 1, 2, 9"):
         both.check_label(5)
+
+
+def test_error_synapses_come_to_carry_what_transposes_would():
+    """What they were born as is noise: they learn it away if it is small and decays."""
+    images, _ = blobs()
+
+    def cosine(sigma_e, decay):
+        blank = NGC.mlp(
+            [4, 32, 12], bias=True, sigma_e=sigma_e, rate_error=False, key=jax.random.key(0)
+        )
+        how = dict(epochs=4, batch=8, key=jax.random.key(1), rule="adam", rate=0.003, decay=decay)
+        writer = learn_generator(blank, NGCRule(), images, None, **how)
+        down, up = (getattr(writer, f)["h1->output"].weight for f in ("synapses", "feedback"))
+        return float(jnp.sum(down.T * up) / jnp.linalg.norm(down) / jnp.linalg.norm(up))
+
+    both, small, decaying, neither = (cosine(s, d) for s in (0.01, None) for d in (2.0, 0.0))
+    assert both > small > neither and both > decaying > neither and both > 0.88
 
 
 @pytest.mark.slow
