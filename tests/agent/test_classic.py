@@ -60,6 +60,20 @@ def test_the_goal_is_the_bellman_one(values, sample, goal):
     np.testing.assert_allclose(value, [[0.0, 0.5]])
 
 
+def test_circuits_are_asked_only_what_the_goal_needs():
+    """The online circuit makes something of what follows only if it is to choose there."""
+    for double, polyak, rows in ((True, 0.1, (2, 1)), (False, 0.1, (1, 1)), (False, 1.0, (2, 0))):
+        asked = {"online": 0, "slow": 0}
+
+        def ask(who, observation, asked=asked):
+            asked[who] += len(observation)
+            return _ask(ONLINE, observation)
+
+        values = Values(discount=0.5, returns=1, clip=1.0, double=double, polyak=polyak)
+        values.targets(ask, "online", "slow", _sample())
+        assert tuple(asked.values()) == rows
+
+
 def test_the_step_towards_the_goal_is_clipped_and_weighted():
     values = Values(discount=0.5, returns=1, clip=1.0, double=True, polyak=0.1)
     wanted, error, _ = values.targets(_ask, ONLINE, SLOW, _sample(weight=0.25))

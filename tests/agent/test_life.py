@@ -5,6 +5,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import equinox as eqx
@@ -250,6 +251,21 @@ def test_an_interrupt_leaves_the_lives_as_they_were(fragile):
     else:
         undisturbed.advance(103)
     _same(life.state, undisturbed.state)
+
+
+def test_threads_that_ask_worlds_stay_known_to_python(fragile):
+    """XLA's own are set up for Python once, not at every step, which would take longer."""
+    life, _ = fragile
+    heard, own = {}, threading.local()
+
+    def count():
+        own.times = getattr(own, "times", 0) + 1
+        heard.setdefault(threading.get_ident(), []).append(own.times)
+
+    _Fragile.trouble = count
+    life.advance(30)
+    assert sum(map(len, heard.values())) == 14  # in two worlds, every nine steps
+    assert all(times == list(range(1, len(times) + 1)) for times in heard.values()), heard
 
 
 class _Lottery(gymnasium.Env):

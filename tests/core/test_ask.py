@@ -62,3 +62,9 @@ def test_what_it_raises_ends_the_program():
     with pytest.raises(jax.errors.JaxRuntimeError, match="on fire"):
         jax.block_until_ready(jax.lax.scan(step, jnp.float32(0), length=9))
     assert heard == [0, 1, 2]
+
+
+def test_an_answer_of_another_form_is_refused():
+    for wrong in (np.zeros(2, np.float32), np.zeros((), np.int32)):
+        with pytest.raises(jax.errors.JaxRuntimeError, match=r"must be float32\[\]"):
+            jax.block_until_ready(jax.jit(lambda x, w=wrong: ask(lambda _: (w,), (ONE,), x))(1.0))

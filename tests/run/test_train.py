@@ -225,15 +225,21 @@ def poisoned(monkeypatch, who, at):
     monkeypatch.setattr(train.Training, "_advance", advance)
 
 
-@pytest.mark.parametrize("who, remedy", [("circuit", "optimiser.rate"), ("twin", "twin.rate")])
+@pytest.mark.parametrize(
+    "who, remedy, said",
+    [
+        ("circuit", "optimiser.rate", "residual nan"),
+        ("twin", "twin.rate", "residual 0, cost nan"),  # it settles nothing
+    ],
+)
 def test_a_divergence_stops_and_the_good_checkpoint_stays(
-    small, data, tmp_path, monkeypatch, who, remedy
+    small, data, tmp_path, monkeypatch, who, remedy, said
 ):
     poisoned(monkeypatch, who, 6)
     with pytest.raises(DivergedError) as caught:
         start(small, data, tmp_path)
     text = str(caught.value)
-    assert text.startswith(f"the {who} diverged at step 6 (residual nan") and remedy in text
+    assert text.startswith(f"the {who} diverged at step 6 ({said}") and remedy in text
     assert "checkpoint 6 is good and kept" in text
     assert checkpoint.newest(tmp_path / "checkpoints") == 6
     assert len(rows(tmp_path)) == 2

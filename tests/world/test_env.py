@@ -210,7 +210,7 @@ class Broken(gymnasium.Env):
             seen = {"nan": np.full(2, np.nan, np.float32), "shape": np.zeros(3, np.float32)}.get(
                 self.fault, seen
             )
-            reward = np.nan if self.fault == "reward" else 0.0
+            reward = np.nan if self.fault == "reward" else np.zeros(1)  # as some are
         if self.fault == "seedless":  # chance of its own, whatever the seed
             seen = np.random.default_rng().normal(size=2).astype(np.float32)
         return seen, reward, False, False, {}
@@ -244,6 +244,11 @@ def test_a_broken_environment_is_named_in_one_line(broken, fault, said):
     with pytest.raises(InputError, match=said) as caught:
         host.step(np.array([0]))
     assert f"Broken-{fault}-v0" in str(caught.value) and "\n" not in str(caught.value)
+    host.restart([1])  # nothing of it is left behind
+    assert np.isfinite(host.step(np.array([0])).following).all() and host.observation.shape == (
+        1,
+        2,
+    )
 
 
 def test_an_environment_that_never_ends_is_truncated(broken):

@@ -12,7 +12,7 @@ be copied.
 import contextlib
 import dataclasses
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
 from typing import Any
 
@@ -124,13 +124,14 @@ class Host(AbstractWorlds):
         self._worlds = [build(spec.name, **made) for _ in self.seeds]
         self._reads = _reading(self._worlds[0].observation_space)
         self._first = _first(self._worlds[0].action_space)
-        self._acts = np.int64 if isinstance(spec.action, Discrete) else np.float32
-        width = () if isinstance(spec.action, Discrete) else (spec.action.size,)
         self._box = None
         if isinstance(spec.action, Continuous):
             self._box = np.asarray(spec.action.low, "f4"), np.asarray(spec.action.high, "f4")
-        self._done = np.zeros((len(self.seeds), spec.limit, *width), self._acts)
-        self._each = np.arange(len(self.seeds))
+        # what there is to tell of a step, a row for each world: what is seen now, what the action
+        # led to, the age of the episode, the reward, whether it was terminated, and truncated
+        self._rows = np.zeros((len(self.seeds), 2 * spec.observation + 4), np.float32)
+        self._seen = [row[:-4].reshape(2, -1) for row in self._rows]
+        self._nothing = np.zeros_like(self._rows).ravel()
         self._failure: BaseException | None = None
         self.restart(self.seeds)
 
@@ -138,8 +139,13 @@ class Host(AbstractWorlds):
         """As newly opened, from other seeds, as many as there are worlds; if a reset forgets."""
         self.seeds = list(seeds)
         self._episode = np.zeros(len(self.seeds), np.int64)
-        self._age = np.zeros(len(self.seeds), np.int32)
-        self.observation: np.ndarray = self._reset(np.ones(len(self.seeds), bool))
+        self._done: list[list] = [[] for _ in self.seeds]  # in each world's present episode
+        self._reset(range(len(self.seeds)))
+
+    @property
+    def observation(self) -> np.ndarray:
+        """What is seen now, a row for each world."""
+        return self._rows[:, : self.spec.observation].copy()
 
     def begin(self, keys: Keys) -> Moment:
         """What is seen as they stand, which is at the start if nothing was done yet."""
@@ -176,54 +182,41 @@ class Host(AbstractWorlds):
 
     def _look(self, keys: np.ndarray) -> tuple[np.ndarray, ...]:
         shape = keys.shape[:-1]
-        return self.observation.reshape(*shape, -1), self._age.reshape(shape)
+        return self.observation.reshape(*shape, -1), self._ages.reshape(shape)
 
     def _answer(self, actions: np.ndarray, ages: np.ndarray) -> tuple[np.ndarray]:
-        """One step, for worlds with any leading axes: a row for each."""
-        count, size = len(self.seeds), self.spec.observation
+        """One step, for worlds with any leading axes: what `_move` tells of each."""
         try:
-            past = self.step(actions.reshape(count, *actions.shape[ages.ndim :]))
+            rows = self._move(actions.reshape(len(self.seeds), *actions.shape[ages.ndim :]))
         except BaseException as failure:  # an interrupt too may reach us here
             self._failure = failure
             raise
-        rows = np.empty((count, 2 * size + 4), np.float32)
-        rows[:, :size] = self.observation
-        rows[:, size : 2 * size] = past.following
-        rows[:, -4] = self._age
-        rows[:, -3] = past.reward
-        rows[:, -2] = past.terminated
-        rows[:, -1] = past.truncated
         return (rows.reshape(*ages.shape, -1),)
 
     def step(self, action: np.ndarray) -> Transition:
         """One step of every world; those whose episode ended stand at the start of the next."""
-        happened, ended = self._step(np.asarray(action, self._acts))
-        self.observation = np.asarray(happened.following)
-        if ended.any():
-            self._episode += ended
-            self._age = np.where(ended, np.int32(0), self._age)
-            self.observation = np.where(ended[:, None], self._reset(ended), self.observation)
-        return happened
+        size, before = self.spec.observation, self.observation
+        rows = self._move(np.asarray(action)).copy()
+        following, ends = rows[:, size : 2 * size], rows[:, -2:] > 0
+        return Transition(before, action, rows[:, -3], following, ends[:, 0], ends[:, 1])  # type: ignore[arg-type]
 
     @property
     def begun(self) -> np.ndarray:
         """Which worlds stand at the start of an episode."""
-        return self._age == 0
+        return self._ages == 0
+
+    @property
+    def _ages(self) -> np.ndarray:
+        return np.array([len(done) for done in self._done], np.int32)
 
     def snapshot(self) -> dict[str, np.ndarray]:
         """What `restore` needs: each world's episode, its age, what was done in it, and is seen."""
-        acts = np.where(
-            np.arange(self.spec.limit).reshape(1, -1, *[1] * (self._done.ndim - 2))
-            < self._age.reshape(-1, *[1] * (self._done.ndim - 1)),
-            self._done,
-            0,
-        )
-        numbers = {"episode": self._episode, "age": self._age, "acts": acts}
-        numbers["seen"] = np.asarray(self.observation, np.float32)
-        return {  # 32 bits, as JAX keeps them
-            name: value.astype(np.float32 if value.dtype == np.float32 else np.int32)
-            for name, value in numbers.items()
-        }
+        width, kind = ((), np.int32) if self._box is None else (self._box[0].shape, np.float32)
+        acts = np.zeros((len(self.seeds), self.spec.limit, *width), kind)
+        for kept, done in zip(acts, self._done, strict=True):
+            kept[: len(done)] = np.reshape(done, (len(done), *width))
+        episode = self._episode.astype(np.int32)  # 32 bits, as JAX keeps them
+        return {"episode": episode, "age": self._ages, "acts": acts, "seen": self.observation}
 
     def restore(self, snapshot: dict[str, np.ndarray]) -> None:
         """Back to where `snapshot` was taken, by acting out each world's present episode.
@@ -232,20 +225,21 @@ class Host(AbstractWorlds):
         and the actions.
         """
         self._episode = np.asarray(snapshot["episode"], np.int64).copy()
-        ages, acts = np.asarray(snapshot["age"], np.int64), np.asarray(snapshot["acts"])
-        self._age = np.zeros(len(ages), np.int32)
-        self.observation = self._reset(np.ones(len(ages), bool))
-        for index, age in enumerate(ages):  # each by itself: they stand at different ages
-            for action in acts[index, :age]:
-                self.observation[index] = self._act_out(index, action)
+        lived = zip(np.asarray(snapshot["acts"]), snapshot["age"], strict=True)
+        self._done = [[] for _ in self.seeds]
+        self._reset(range(len(self.seeds)))
+        done = [self._given(acts[:age]) for acts, age in lived]
+        for index, acts in enumerate(done):  # each by itself: they stand at different ages
+            for action in acts:
+                self._seen[index][...] = self._act_out(index, action)
         if not np.allclose(self.observation, snapshot["seen"], rtol=1e-3, atol=1e-5):
             raise Lost(self.spec.name)
-        self._age, self._done = ages.astype(np.int32), acts.astype(self._acts).copy()
+        self._done = done
 
     def skip(self) -> None:
         """To the start of each world's next episode."""
-        self._episode, self._age = self._episode + 1, np.zeros(len(self.seeds), np.int32)
-        self.observation = self._reset(np.ones(len(self.seeds), bool))
+        self._episode, self._done = self._episode + 1, [[] for _ in self.seeds]
+        self._reset(range(len(self.seeds)))
 
     def render(self) -> Any:
         """A picture of the first world, if it was made to draw itself."""
@@ -263,64 +257,81 @@ class Host(AbstractWorlds):
             for world in self._worlds:
                 stack.callback(world.close)
 
-    def _step(self, action: np.ndarray) -> tuple[Transition, np.ndarray]:
-        """What happened, and which episodes ended with it."""
-        done = action if self._box is None else np.clip(action, *self._box)
-        self._done[self._each, self._age] = done
-        try:  # not `blame`: this is what a life spends its time on
-            told = [w.step(a) for w, a in zip(self._worlds, done + self._first, strict=True)]
-            seen, rewards, terminations, truncations, _ = zip(*told, strict=True)
-            count = len(told)
-            reward = np.array(rewards, np.float32).reshape(count)
-            terminated = np.array(terminations, bool).reshape(count)
-            truncated = np.array(truncations, bool).reshape(count)
-        except Exception as error:
-            raise _blamed(self.spec.name, f"take action {done.tolist()}", error) from error
-        self._age += 1
-        following = self._read(seen)
-        if not np.isfinite(reward).all():
-            raise InputError(f"{self.spec.name} gave the reward {reward.tolist()}: mend it")
-        truncated = (truncated | (self._age >= self.spec.limit)) & ~terminated
-        happened = Transition(self.observation, action, reward, following, terminated, truncated)  # type: ignore[arg-type]
-        return happened, terminated | truncated
+    def _move(self, action: np.ndarray) -> np.ndarray:
+        """One step of every world, told in the rows: the same memory every time.
 
-    def _reset(self, which: np.ndarray) -> np.ndarray:
-        """What is seen as episodes begin in those worlds; 0 for the others."""
-        seen = np.zeros((len(self.seeds), self.spec.observation), np.float32)
+        It is what a life in a quick world spends its time on.
+        """
+        limit, first, acts, ended = self.spec.limit, self._first, self._given(action), []
+        for i, world in enumerate(self._worlds):
+            row, act, done = self._rows[i], acts[i], self._done[i]
+            done.append(act)
+            try:
+                seen, reward, terminated, truncated, _ = world.step(act + first if first else act)
+                row[-3] = reward.item() if isinstance(reward, np.ndarray) else reward
+                terminated, truncated = bool(terminated), bool(truncated)
+            except Exception as error:
+                raise _blamed(
+                    self.spec.name, f"take action {np.asarray(act).tolist()}", error
+                ) from error
+            self._seen[i][...] = self._read(seen)
+            truncated = (truncated or len(done) >= limit) and not terminated
+            row[-4], row[-2], row[-1] = len(done), terminated, truncated
+            if terminated or truncated:
+                ended.append(i)
+        if self._rows.ravel().dot(self._nothing) != 0:  # 0 times what is finite is 0
+            self._check_seen()
+            told = self._rows[:, -3].tolist()
+            raise InputError(f"{self.spec.name} gave the reward {told}: mend the environment")
+        if ended:
+            self._episode[ended] += 1
+            self._rows[ended, -4] = 0
+            for i in ended:
+                self._done[i] = []
+            self._reset(ended)
+        return self._rows
+
+    def _reset(self, which: Iterable[int]) -> None:
+        """Begins an episode in those worlds."""
         with _silence(), blame(self.spec.name, "be reset"):
-            first = [
-                self._worlds[i].reset(seed=_seed(self.seeds[i], int(self._episode[i])))[0]
-                for i in np.flatnonzero(which)
-            ]
-        seen[which] = self._read(first)
-        return seen
+            for i in which:
+                seed = _seed(self.seeds[i], int(self._episode[i]))
+                self._seen[i][0] = self._read(self._worlds[i].reset(seed=seed)[0])
+        self._check_seen()
+
+    def _given(self, actions: np.ndarray) -> list:
+        """An action each, as it moves a world: one of Python's integers, or inside the box."""
+        if self._box is None:
+            return actions.tolist()
+        return list(np.clip(actions, *self._box).astype(np.float32))
+
+    def _check_seen(self) -> None:
+        if not np.isfinite(self.observation).all():
+            raise InputError(
+                f"{self.spec.name} showed a number that is not finite at steps "
+                f"{self._ages.tolist()} of its episodes: mend the environment"
+            )
 
     def _read(self, seen: Any) -> np.ndarray:
-        """The observations as float32 vectors, checked."""
+        """An observation as a vector of float32."""
         try:
             read = self._reads(seen)
         except Exception as error:
             raise _blamed(self.spec.name, "be understood", error) from error
-        want = (len(seen), self.spec.observation)
-        if read.shape != want:
+        if read.shape != (self.spec.observation,):
             raise InputError(
-                f"{self.spec.name} showed {read.shape[1:]} numbers where its space says "
-                f"{want[1:]}: mend the environment"
-            )
-        if not np.isfinite(read).all():
-            raise InputError(
-                f"{self.spec.name} showed a number that is not finite at steps "
-                f"{self._age.tolist()} of its episodes: mend the environment"
+                f"{self.spec.name} showed numbers of the shape {read.shape} where its space says "
+                f"{(self.spec.observation,)}: mend the environment"
             )
         return read
 
-    def _act_out(self, index: int, action: np.ndarray | np.integer) -> np.ndarray:
+    def _act_out(self, index: int, action: np.ndarray | int) -> np.ndarray:
         environment = self._worlds[index]
         with blame(self.spec.name, f"take action {action}"):
             seen, _, terminated, truncated, _ = environment.step(action + self._first)
         if terminated or truncated:
             raise Lost(self.spec.name)
-        return self._reads([seen])[0]
+        return self._read(seen)
 
 
 def _like(kind: Any, *shape: int) -> jax.ShapeDtypeStruct:
@@ -347,7 +358,7 @@ def _first(space: Any) -> int:
 
 
 def _as_float(seen: Any) -> np.ndarray:
-    return np.array(seen, np.float32)
+    return np.asarray(seen, np.float32)
 
 
 def _one_hot(space: Any) -> Callable[[Any], np.ndarray]:

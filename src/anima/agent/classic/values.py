@@ -60,9 +60,13 @@ class Values(eqx.Module):
     ) -> tuple[Float[Array, "batch a"], Float[Array, " batch"], Float[Array, "batch a"]]:
         """What the circuit should answer, the TD errors, and what it does answer."""
         past, count = sample.transition, sample.weight.shape[0]
-        both = ask(circuit, jnp.concatenate([past.observation, past.following]))
-        value, ahead = both[:count], both[count:]
-        ahead_slow = ask(slow, past.following) if self.polyak < 1 else ahead
+        if self.double or self.polyak == 1:
+            both = ask(circuit, jnp.concatenate([past.observation, past.following]))
+            value, ahead = both[:count], both[count:]
+            ahead_slow = ask(slow, past.following) if self.polyak < 1 else ahead
+        else:
+            value, ahead_slow = ask(circuit, past.observation), ask(slow, past.following)
+            ahead = ahead_slow
         choice = jnp.argmax(ahead if self.double else ahead_slow, -1)
         future = jnp.take_along_axis(ahead_slow, choice[:, None], 1)[:, 0]
         goal = past.reward + sample.discount * jnp.where(past.terminated, 0.0, future)

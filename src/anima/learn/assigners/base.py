@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Inexact, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Inexact, Int, PRNGKeyArray
 
 from anima.circuit.circuit import AbstractCircuit, gradient
 from anima.core.errors import InputError
@@ -24,7 +24,8 @@ class Info(eqx.Module):
 
     - `cost`: at the free output; `output`: that output.
     - `energy`: where learning read its (last) activities; `energies`: the same by node.
-    - `residual`: of the free phase for contrastive rules, of the clamped phase for the others.
+    - `residual`: of the free phase for contrastive rules, of the clamped phase for the others; 0
+      for backprop, which settles nothing.
     - `steps`: solver steps taken, all phases together.
     - `result`: the worst `Result` code of all phases.
     - `alignment`: the cosine between the batch's credit and the true gradient, where a learner
@@ -131,9 +132,12 @@ class Backprop(AbstractAssigner):
     def objective(
         self, circuit: AbstractCircuit, clamp: Clamp, cost: Cost, *, key: PRNGKeyArray
     ) -> tuple[Scalar, Info]:
-        sweep = swept(circuit, clamp)
-        check_cost(cost, sweep.state["output"])
-        return cost(sweep.state["output"]), inform(circuit, cost, sweep, sweep)
+        state = circuit.start(clamp)
+        check_cost(cost, state["output"])
+        value, energy, none = cost(state["output"]), circuit.energy(state), jnp.zeros(())
+        finite = jnp.isfinite(value) & jnp.isfinite(energy)
+        sweep = Equilibrium(state, energy, none, none.astype(jnp.int32), _done(finite))
+        return value, inform(circuit, cost, sweep, sweep)
 
     def pressure(
         self, circuit: AbstractCircuit, clamp: Clamp, cost: Cost, *, key: PRNGKeyArray
@@ -168,8 +172,12 @@ def swept(circuit: AbstractCircuit, clamp: Clamp) -> Equilibrium:
         energy=energy,
         residual=left,
         steps=jnp.zeros((), jnp.int32),
-        result=jnp.where(finite, Result.CONVERGED, Result.NONFINITE).astype(jnp.int32),
+        result=_done(finite),
     )
+
+
+def _done(finite: Bool[Array, ""]) -> Int[Array, ""]:
+    return jnp.where(finite, Result.CONVERGED, Result.NONFINITE).astype(jnp.int32)
 
 
 def nudged(
