@@ -24,12 +24,13 @@ class Info(eqx.Module):
 
     - `cost`: at the free output; `output`: that output.
     - `energy`: where learning read its (last) activities; `energies`: the same by node.
-    - `residual`: of the free phase for contrastive rules, of the clamped phase for the others; 0
-      for backprop, which settles nothing.
+    - `residual`: of the free phase for contrastive rules, of the clamped phase for the others.
     - `steps`: solver steps taken, all phases together.
     - `result`: the worst `Result` code of all phases.
     - `alignment`: the cosine between the batch's credit and the true gradient, where a learner
       was asked to compute it (it costs a backward pass), else `None`.
+
+    Backprop settles nothing: its energies and its residual are 0.
     """
 
     cost: Scalar
@@ -134,10 +135,17 @@ class Backprop(AbstractAssigner):
     ) -> tuple[Scalar, Info]:
         state = circuit.start(clamp)
         check_cost(cost, state["output"])
-        value, energy, none = cost(state["output"]), circuit.energy(state), jnp.zeros(())
-        finite = jnp.isfinite(value) & jnp.isfinite(energy)
-        sweep = Equilibrium(state, energy, none, none.astype(jnp.int32), _done(finite))
-        return value, inform(circuit, cost, sweep, sweep)
+        value, none = cost(state["output"]), jnp.zeros(())
+        terms = jax.eval_shape(circuit.energies, state)
+        return value, Info(
+            cost=value,
+            output=state["output"],
+            energy=none,
+            energies=jax.tree.map(jnp.zeros_like, terms),
+            residual=none,
+            steps=none.astype(jnp.int32),
+            result=_done(jnp.isfinite(value)),
+        )
 
     def pressure(
         self, circuit: AbstractCircuit, clamp: Clamp, cost: Cost, *, key: PRNGKeyArray
