@@ -1,5 +1,8 @@
 """A compiled program asks the host: once a step, in order, and once for all that is mapped over."""
 
+import traceback
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -65,6 +68,20 @@ def test_what_it_raises_ends_the_program():
 
 
 def test_an_answer_of_another_form_is_refused():
-    for wrong in (np.zeros(2, np.float32), np.zeros((), np.int32)):
+    one, two, integer = np.zeros((), "f4"), np.zeros(2, "f4"), np.zeros((), "i4")
+    for wrong in ((two,), (integer,), (one, one)):
         with pytest.raises(jax.errors.JaxRuntimeError, match=r"must be float32\[\]"):
-            jax.block_until_ready(jax.jit(lambda x, w=wrong: ask(lambda _: (w,), (ONE,), x))(1.0))
+            jax.block_until_ready(jax.jit(lambda x, w=wrong: ask(lambda _: w, (ONE,), x))(1.0))
+
+
+def test_nothing_of_jax_stands_between():
+    """Its checks of every answer take as long as the crossing."""
+    callers = []
+
+    def answer(value):
+        callers.extend(frame.filename for frame in traceback.extract_stack())
+        return (value,)
+
+    jax.block_until_ready(jax.jit(lambda x: ask(answer, (ONE,), x))(jnp.float32(1)))
+    assert ask.__code__.co_filename in callers
+    assert not [name for name in callers if Path(name).parts[-2:] == ("_src", "callback.py")]

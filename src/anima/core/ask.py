@@ -29,6 +29,8 @@ def ask(answer: Answer, like: Sequence[jax.ShapeDtypeStruct], *question: Any) ->
     Under `vmap` it is asked once for all: the question and the answer then have the axes that were
     mapped over in front, those of the question all of them.
 
+    What it answers is copied at once: it may use the same memory again.
+
     Where each question depends on the answer before it, they are asked one after another, each
     once. An answer that nobody needs may not be asked for, and a question that does not depend on
     the loop that it is in may be asked before it. `answer` runs in any thread. What it raises ends
@@ -75,13 +77,16 @@ def _hearing(answer: Answer, forms: list[tuple[tuple[int, ...], np.dtype]]) -> A
     def hear(*question: np.ndarray) -> tuple[np.ndarray, ...]:
         _stay()
         found = tuple(map(np.asarray, answer(*question)))
-        for one, (shape, dtype) in zip(found, forms, strict=True):
-            if one.shape != shape or one.dtype != dtype:
-                said = f"{one.dtype}{list(one.shape)}"
-                raise TypeError(f"ask: the host answered {said}: it must be {dtype}{list(shape)}")
+        told = [(one.shape, one.dtype) for one in found]
+        if told != forms:
+            raise TypeError(f"ask: the host answered {_said(told)}: it must be {_said(forms)}")
         return found
 
     return hear
+
+
+def _said(forms: list[tuple[tuple[int, ...], np.dtype]]) -> str:
+    return ", ".join(f"{dtype}{list(shape)}" for shape, dtype in forms)
 
 
 _known = threading.local()
@@ -92,7 +97,7 @@ def _stay() -> None:
 
     A thread of XLA's own is unknown to Python between calls: for each, it would map memory for its
     frames and unmap it again, which takes longer than small answers do. One hold that is never let
-    go of keeps it.
+    go of keeps it, for as long as the process lives.
     """
     if not hasattr(_known, "held"):
         ctypes.pythonapi.PyGILState_Ensure()

@@ -131,7 +131,6 @@ class Host(AbstractWorlds):
         # led to, the age of the episode, the reward, whether it was terminated, and truncated
         self._rows = np.zeros((len(self.seeds), 2 * spec.observation + 4), np.float32)
         self._seen = [row[:-4].reshape(2, -1) for row in self._rows]
-        self._nothing = np.zeros_like(self._rows).ravel()
         self._failure: BaseException | None = None
         self.restart(self.seeds)
 
@@ -194,9 +193,12 @@ class Host(AbstractWorlds):
         return (rows.reshape(*ages.shape, -1),)
 
     def step(self, action: np.ndarray) -> Transition:
-        """One step of every world; those whose episode ended stand at the start of the next."""
-        size, before = self.spec.observation, self.observation
-        rows = self._move(np.asarray(action)).copy()
+        """One step of every world; those whose episode ended stand at the start of the next.
+
+        **Raises:** `InputError` for a world that fails; `restart`, `restore` or `skip` must follow.
+        """
+        size, before, action = self.spec.observation, self.observation, np.asarray(action)
+        rows = self._move(action).copy()
         following, ends = rows[:, size : 2 * size], rows[:, -2:] > 0
         return Transition(before, action, rows[:, -3], following, ends[:, 0], ends[:, 1])  # type: ignore[arg-type]
 
@@ -225,12 +227,12 @@ class Host(AbstractWorlds):
         and the actions.
         """
         self._episode = np.asarray(snapshot["episode"], np.int64).copy()
-        lived = zip(np.asarray(snapshot["acts"]), snapshot["age"], strict=True)
+        kept = zip(np.asarray(snapshot["acts"]), snapshot["age"], strict=True)
+        done = [self._given(acts[:age]) for acts, age in kept]
         self._done = [[] for _ in self.seeds]
         self._reset(range(len(self.seeds)))
-        done = [self._given(acts[:age]) for acts, age in lived]
-        for index, acts in enumerate(done):  # each by itself: they stand at different ages
-            for action in acts:
+        for index, actions in enumerate(done):  # each by itself: they stand at different ages
+            for action in actions:
                 self._seen[index][...] = self._act_out(index, action)
         if not np.allclose(self.observation, snapshot["seen"], rtol=1e-3, atol=1e-5):
             raise Lost(self.spec.name)
@@ -267,8 +269,9 @@ class Host(AbstractWorlds):
             row, act, done = self._rows[i], acts[i], self._done[i]
             done.append(act)
             try:
-                seen, reward, terminated, truncated, _ = world.step(act + first if first else act)
-                row[-3] = reward.item() if isinstance(reward, np.ndarray) else reward
+                # a sum is an array of its own, which the environment may write into
+                seen, reward, terminated, truncated, _ = world.step(act + first)
+                row[-3] = reward if isinstance(reward, float) else np.asarray(reward, "f4").item()
                 terminated, truncated = bool(terminated), bool(truncated)
             except Exception as error:
                 raise _blamed(
@@ -279,7 +282,7 @@ class Host(AbstractWorlds):
             row[-4], row[-2], row[-1] = len(done), terminated, truncated
             if terminated or truncated:
                 ended.append(i)
-        if self._rows.ravel().dot(self._nothing) != 0:  # 0 times what is finite is 0
+        if not np.isfinite(self._rows).all():
             self._check_seen()
             told = self._rows[:, -3].tolist()
             raise InputError(f"{self.spec.name} gave the reward {told}: mend the environment")
@@ -300,9 +303,9 @@ class Host(AbstractWorlds):
         self._check_seen()
 
     def _given(self, actions: np.ndarray) -> list:
-        """An action each, as it moves a world: one of Python's integers, or inside the box."""
+        """An action each, as it is kept: an integer from 0 on, or a vector inside the box."""
         if self._box is None:
-            return actions.tolist()
+            return list(actions.astype(np.int64))
         return list(np.clip(actions, *self._box).astype(np.float32))
 
     def _check_seen(self) -> None:
@@ -325,7 +328,7 @@ class Host(AbstractWorlds):
             )
         return read
 
-    def _act_out(self, index: int, action: np.ndarray | int) -> np.ndarray:
+    def _act_out(self, index: int, action: np.ndarray | np.integer) -> np.ndarray:
         environment = self._worlds[index]
         with blame(self.spec.name, f"take action {action}"):
             seen, _, terminated, truncated, _ = environment.step(action + self._first)

@@ -64,10 +64,11 @@ class Values(eqx.Module):
             both = ask(circuit, jnp.concatenate([past.observation, past.following]))
             value, ahead = both[:count], both[count:]
             ahead_slow = ask(slow, past.following) if self.polyak < 1 else ahead
-        else:
+            choosing = ahead if self.double else ahead_slow
+        else:  # what the circuit makes of what follows is not needed
             value, ahead_slow = ask(circuit, past.observation), ask(slow, past.following)
-            ahead = ahead_slow
-        choice = jnp.argmax(ahead if self.double else ahead_slow, -1)
+            choosing = ahead_slow
+        choice = jnp.argmax(choosing, -1)
         future = jnp.take_along_axis(ahead_slow, choice[:, None], 1)[:, 0]
         goal = past.reward + sample.discount * jnp.where(past.terminated, 0.0, future)
         taken = jax.nn.one_hot(past.action, value.shape[-1])
