@@ -1,6 +1,7 @@
 """Environment steps per second of a learning agent: beside its peers in gymnasium, and compiled.
 
     python -m benchmarks.agents.speed
+    python -m benchmarks.agents.speed --only gymnasium    # or compiled: the other is kept as it was
 
 DQN, 64-64, batch 64, one update every 4 steps; predictive coding settles as briefly as in its
 preset for CartPole. In gymnasium's own CartPole anima, by backprop, by zero-divergence inference
@@ -10,6 +11,7 @@ rounds and their ratios. In compiled worlds 1 and 16 seeds live as one program, 
 there are. Results go to `benchmarks/results/agents-speed.json`.
 """
 
+import argparse
 import contextlib
 import json
 import os
@@ -107,24 +109,30 @@ def race() -> dict[str, Any]:
     return {"rows": rows, "ratios": ratios, "skipped": skipped}
 
 
-def main() -> None:
-    """Times all and writes the file."""
+def all_compiled() -> list[dict[str, Any]]:
+    """Compiled lives in both worlds."""
     offer_cores()
-    raced = race()
-    print(json.dumps(raced, indent=1))
-    rows = [
+    return [
         compiled(world, assigner, seeds)
         for world in ("CartPole-v1", "gymnax:CartPole-v1")
         for assigner in ("backprop", "predictive")
         for seeds in (1, 16)
     ]
-    print(json.dumps(rows, indent=1))
-    found = {
-        "command": "python -m benchmarks.agents.speed",
-        "cores": len(os.sched_getaffinity(0)),
-        "gymnasium": raced,
-        "compiled": rows,
-    }
+
+
+def main() -> None:
+    """Times what is asked for and writes the file."""
+    parts = {"gymnasium": race, "compiled": all_compiled}
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--only", choices=parts, help="the other is kept as it was")
+    only = parser.parse_args().only
+    found = json.loads(RESULTS.read_text()) if only else {}
+    found["command"] = "python -m benchmarks.agents.speed"
+    for part in [only] if only else parts:
+        found[part] = parts[part]()
+        if part == "compiled":  # the race is on one
+            found["cores"] = len(os.sched_getaffinity(0))
+        print(json.dumps(found[part], indent=1))
     RESULTS.write_text(json.dumps(found, indent=1) + "\n")
 
 
