@@ -160,3 +160,4 @@ def test_backprop_serves_every_family():
         credit, info = given(Backprop(), family.mlp(SIZES, key=KEY), COST)
         assert any(np.any(leaf) for leaf in jax.tree.leaves(credit.synapses))
         assert int(info.steps) == 0
+        assert not any(jax.tree.leaves((info.energy, info.energies, info.residual)))
