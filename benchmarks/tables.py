@@ -398,8 +398,8 @@ def agents_page() -> str:
         "Seconds are of all seeds together, on one core that others shared; *to threshold* is the",
         "median over seeds of the first judging (10 episodes) at or above it, with how many seeds",
         "got there, and after how many seconds (of all seeds, compiling and judging included; not",
-        "noted in older rows). Presets that set `average` (LunarLander's, MountainCar's, ANGC's",
-        "of CartPole) are judged by averaged synapses. What has no row was not run. Below",
+        "noted in older rows). Presets that set `average` (LunarLander's, MountainCar's, all of",
+        "ANGC) are judged by averaged synapses. What has no row was not run. Below",
         "tables stands what was missed; its figures of tuning seeds and of where time goes are of",
         "runs not kept.",
     ]
